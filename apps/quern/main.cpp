@@ -1,0 +1,28 @@
+// The program `quern`: dispatches to the subcommands, turns errors into one line and an exit status.
+// Must never let an exception escape.
+// Proved by tests/apps.
+#include <cstdio>
+#include <exception>
+
+#include "command.h"
+#include "quern/base/error.h"
+#include "quern/base/log.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{"quern: quantize, serve and evaluate MiniMax-M3 checkpoints", "quern"};
+  try {
+    quern::init_logging();
+    app.require_subcommand(1);
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    const int status = app.exit(error);
+    return status == 0 ? 0 : 2;
+  } catch (const quern::UsageError& error) {
+    std::fprintf(stderr, "quern: %s\n", error.what());
+    return 2;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "quern: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,23 @@
+// The JSON type of the program (key order kept) and its one guarded parser.
+// Must never recurse on hostile depth or accept text behind the value.
+// Proved by tests/base/json_test.cc.
+#pragma once
+
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+namespace quern {
+
+using Json = nlohmann::ordered_json;
+
+struct JsonLimits {
+  std::size_t max_depth = 64;
+  bool reject_duplicate_keys = true;  // otherwise the last value wins, as in Python
+};
+
+// Parses `text`; `source` names the file or field in errors. Linear in the text only for objects of
+// few keys (ordered insertion): files with objects of many keys are read through nlohmann's SAX interface.
+Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits = {});
+
+}  // namespace quern
