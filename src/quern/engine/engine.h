@@ -1,0 +1,79 @@
+// The engine: continuous batching of generations over one model on one device.
+// Must never let one request's failure, size or cancellation touch another's result.
+// Proved by tests/engine/engine_test.cc and tests/engine/batch_invariance_test.cc.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "quern/checkpoint/checkpoint.h"
+#include "quern/checkpoint/model_config.h"
+#include "quern/engine/request.h"
+#include "quern/kernels/backend.h"
+#include "quern/text/tokenizer.h"
+
+namespace quern::engine {
+
+// Names and defaults of `vllm serve` where it has the option.
+struct EngineOptions {
+  std::filesystem::path model_dir;
+  int max_model_len = 0;  // 0 = from config.json, reduced to what the KV cache can hold
+  int max_num_batched_tokens = 2048;
+  int max_num_seqs = 256;
+  int num_kv_blocks = 0;  // --num-gpu-blocks-override; 0 = from kv_cache_bytes
+  std::uint64_t kv_cache_bytes = 0;  // 0 = a share of the memory that is free at start-up
+  bool enable_prefix_caching = true;
+  std::uint64_t seed = 0;
+  int num_threads = 0;  // 0 = one per core
+  kernels::MoeBackend moe_backend = kernels::MoeBackend::kNative;
+};
+
+// A snapshot of counters and gauges; names follow vLLM's metrics.
+struct EngineStats {
+  int num_requests_running = 0;
+  int num_requests_waiting = 0;
+  double kv_cache_usage = 0;  // 0..1
+  std::uint64_t num_preemptions = 0;
+  std::uint64_t prompt_tokens = 0;      // computed or cached
+  std::uint64_t generation_tokens = 0;
+  std::uint64_t prefix_cache_queries = 0;  // tokens
+  std::uint64_t prefix_cache_hits = 0;     // tokens
+  std::uint64_t steps = 0;
+  std::uint64_t shared_steps = 0;          // steps that carried more than one request
+  std::uint64_t max_requests_in_step = 0;
+  std::uint64_t requests_finished = 0;
+};
+
+// Owns the model, the KV cache and the engine thread. All public functions are thread-safe.
+class Engine {
+ public:
+  // Loads and binds everything; throws Error before any thread is started.
+  explicit Engine(const EngineOptions& options);
+  ~Engine();  // aborts what is running
+
+  const ModelConfig& config() const;
+  const GenerationConfig& generation_config() const;
+  const Tokenizer& tokenizer() const;
+  const Checkpoint& checkpoint() const;
+  int max_model_len() const;
+  const EngineOptions& options() const;
+
+  // Queues the request; throws InvalidRequest when it can never run. on_output is called from the engine thread.
+  void submit(GenerationRequest request);
+  // Ends it at the next step with FinishReason::kAbort; unknown ids are ignored.
+  void cancel(const std::string& id);
+  // No new requests; returns when the running ones have finished or `timeout_seconds` passed (then they abort).
+  void drain(double timeout_seconds);
+
+  EngineStats stats() const;
+  // False after an internal failure of the engine thread; pending requests got kError.
+  bool healthy() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quern::engine

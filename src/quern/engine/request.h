@@ -1,0 +1,90 @@
+// What goes into the engine and what comes out: one generation of one prompt.
+// Must never know HTTP or a protocol's field names beyond the sampling parameters.
+// Proved by tests/engine/sampling_params_test.cc.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "quern/base/error.h"
+
+namespace quern::engine {
+
+// A request that cannot be run; `parameter` names the field at fault ("" when none). A server answers 400.
+class InvalidRequest : public Error {
+ public:
+  InvalidRequest(std::string message, std::string parameter)
+      : Error(std::move(message)), parameter_(std::move(parameter)) {}
+  const std::string& parameter() const { return parameter_; }
+
+ private:
+  std::string parameter_;
+};
+
+// Defaults and ranges: vLLM sampling_params.py.
+struct SamplingParams {
+  float temperature = 1.0F;  // < 1e-5 = greedy
+  float top_p = 1.0F;
+  int top_k = 0;  // 0 or -1 = all
+  float min_p = 0.0F;
+  float presence_penalty = 0.0F;
+  float frequency_penalty = 0.0F;
+  float repetition_penalty = 1.0F;
+  std::optional<std::int64_t> seed;
+  int max_tokens = 16;
+  int min_tokens = 0;
+  std::vector<std::string> stop;
+  std::vector<std::int32_t> stop_token_ids;
+  std::vector<std::pair<std::int32_t, float>> logit_bias;
+  bool ignore_eos = false;
+  bool include_stop_str_in_output = false;
+  bool skip_special_tokens = true;
+  std::optional<int> logprobs;  // number of top alternatives; 0 = only the chosen token
+
+  // Throws InvalidRequest with vLLM's texts ("temperature must be in [0, 2], got 3.").
+  void validate(int vocab_size, int max_logprobs) const;
+};
+
+enum class FinishReason : std::uint8_t { kStop, kLength, kAbort, kError };
+std::string_view finish_reason_name(FinishReason reason);  // "stop", "length", "abort", "error"
+
+struct TokenLogprob {
+  std::int32_t token_id = 0;
+  float logprob = 0;
+};
+
+// One generated token with its log-probability (raw logits) and the top alternatives, most probable first.
+struct TokenLogprobs {
+  TokenLogprob chosen;
+  std::vector<TokenLogprob> top;
+};
+
+// What one step added to a generation.
+struct Output {
+  std::string text;                      // complete UTF-8, stop strings cut off
+  std::vector<std::int32_t> token_ids;   // includes tokens whose text is held back
+  std::vector<TokenLogprobs> logprobs;   // one a token when asked for
+  std::optional<FinishReason> finish_reason;
+  std::string stop_string;               // which stop string ended it
+  std::optional<std::int32_t> stop_token_id;
+  std::string error;                     // for kError
+  int prompt_tokens = 0;
+  int cached_tokens = 0;                 // prompt tokens taken from the prefix cache
+  int completion_tokens = 0;             // so far
+};
+
+struct GenerationRequest {
+  std::string id;  // unique among live requests
+  std::vector<std::int32_t> prompt;
+  SamplingParams sampling;
+  std::string cache_salt;
+  // Called on the engine thread, in order, the last time with finish_reason set. Must not block.
+  std::function<void(Output)> on_output;
+};
+
+}  // namespace quern::engine

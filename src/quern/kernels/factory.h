@@ -1,0 +1,29 @@
+// Makes back ends by name, so that nobody above includes a device's header.
+// Must never hold device code.
+// Proved by tests/kernels/parity_test.cc.
+#pragma once
+
+#include <memory>
+
+#include "quern/kernels/backend.h"
+
+namespace quern::kernels {
+
+// Where activations are rounded.
+enum class Rounding : std::uint8_t {
+  kBF16,  // at vLLM's rounding points; RoPE tables in BF16
+  kNone,  // nowhere; RoPE tables in float32 (what float32 reference outputs are compared with)
+};
+
+// The naive back end: plain loops in float32, the oracle of all others.
+std::unique_ptr<Backend> make_reference_backend(Rounding rounding);
+
+struct CpuOptions {
+  int num_threads = 0;  // 0 = one per core
+  MoeBackend moe_backend = MoeBackend::kNative;
+};
+
+// The fast CPU back end.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+
+}  // namespace quern::kernels
