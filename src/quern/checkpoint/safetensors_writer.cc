@@ -27,7 +27,7 @@ std::size_t dtype_rank(DType dtype) {
 }
 
 // A JSON string as serde_json writes it: UTF-8 kept, only control characters and '"', '\' escaped.
-std::string quoted(const std::string& text) { return Json(text).dump(); }
+std::string json_string(const std::string& text) { return Json(text).dump(); }
 
 }  // namespace
 
@@ -44,8 +44,8 @@ SafetensorsLayout plan_safetensors(std::vector<TensorSpec> specs) {
     const std::uint64_t begin = offset;
     offset += static_cast<std::uint64_t>(num_elements(spec.shape)) * dtype_bytes(spec.dtype);
     if (json.size() > 1) json += ',';
-    json +=
-        fmt::format(R"({}:{{"dtype":"{}","shape":[)", quoted(spec.name), dtype_name(spec.dtype));
+    json += fmt::format(R"({}:{{"dtype":"{}","shape":[)", json_string(spec.name),
+                        dtype_name(spec.dtype));
     for (std::size_t i = 0; i < spec.shape.size(); ++i) {
       json += fmt::format("{}{}", i == 0 ? "" : ",", spec.shape[i]);
     }
