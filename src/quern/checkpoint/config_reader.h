@@ -15,58 +15,59 @@
 
 namespace quern {
 
-// One object of a configuration file. A null value counts as absent.
+// One object of a configuration file; it views the object and must not outlive it. A null value
+// counts as absent. Errors read "config.json: text_config.hidden_size: expected ..., found ...".
 class ConfigReader {
  public:
-  // `path` is the place of the object: "config.json", "config.json: text_config".
-  ConfigReader(const Json& object, std::string path);
+  // No size, count or id of a model is larger; the product of any two fits into 63 bits.
+  static constexpr std::int64_t kMaxInteger = std::numeric_limits<std::int32_t>::max();
 
-  bool has(std::string_view key) const { return value(key) != nullptr; }
+  // `source` is the name of the file, `path` the keys that lead to the object (empty for the root).
+  ConfigReader(const Json& object, std::string source, std::string path = "");
+
+  const std::string& source() const { return source_; }
   // nullptr when absent.
   const Json* value(std::string_view key) const;
-  // The object under `key`; it must be one. Empty when absent.
+  bool has(std::string_view key) const { return value(key) != nullptr; }
+  // The object under `key`; empty when absent.
   std::optional<ConfigReader> object(std::string_view key) const;
   ConfigReader required_object(std::string_view key) const;
 
   // Each overwrites `field` when the key is there and leaves it otherwise.
   void read(std::string_view key, bool& field) const;
   void read(std::string_view key, std::string& field) const;
-  void read(std::string_view key, double& field) const;  // finite
-  void read_positive(std::string_view key, double& field) const;
-  void read(std::string_view key, std::vector<std::string>& field) const;
-  void read(std::string_view key, std::vector<double>& field, std::size_t size) const;
-  // An integer of [low, high]. High defaults to 2^40: no size or id of a model is larger, and
-  // products of a few of them are checked where they are formed.
+  // A finite number of [low, high].
+  void read(std::string_view key, double& field, double low = std::numeric_limits<double>::lowest(),
+            double high = std::numeric_limits<double>::max()) const;
+  // An integer of [low, high].
   void read(std::string_view key, std::int64_t& field, std::int64_t low = 1,
             std::int64_t high = kMaxInteger) const;
+  void read(std::string_view key, std::vector<std::string>& field) const;
   void read(std::string_view key, std::vector<std::int64_t>& field, std::int64_t low,
             std::int64_t high) const;
-  // As read(), but the key must be there.
-  void require(std::string_view key, std::int64_t& field) const;
-
+  // As the above, into an optional.
   template <typename T, typename... Args>
-  void read_optional(std::string_view key, std::optional<T>& field, Args... args) const {
-    if (!has(key)) return;
-    T given{};
-    read(key, given, args...);
-    field = given;
+  void read(std::string_view key, std::optional<T>& field, Args... args) const {
+    if (has(key)) read(key, field.emplace(), args...);
   }
+  // A list of integers, or one integer alone.
+  void read_one_or_more(std::string_view key, std::vector<std::int64_t>& field, std::int64_t low,
+                        std::int64_t high) const;
+  // A positive integer that must be there.
+  void require(std::string_view key, std::int64_t& field, std::int64_t high = kMaxInteger) const;
 
-  // A list of integers, or one integer.
-  void read_one_or_more(std::string_view key, std::vector<std::int64_t>& field,
-                        std::int64_t low) const;
-
-  // An Error: "<path>.<key>: expected <expected>, found <the value>".
-  [[noreturn]] void fail(std::string_view key, std::string_view expected) const;
-  std::string path_of(std::string_view key) const;
-
-  static constexpr std::int64_t kMaxInteger = std::int64_t{1} << 40;
+  // Throws "<source>: <path>.<key>: <problem>".
+  [[noreturn]] void fail(std::string_view key, std::string_view problem) const;
 
  private:
-  [[noreturn]] static void fail_value(const std::string& path, std::string_view expected,
-                                      const Json& found);
+  [[noreturn]] void fail_type(std::string_view key, std::string_view expected,
+                              const Json& found) const;
+  std::int64_t integer(std::string_view key, const Json& value, std::int64_t low,
+                       std::int64_t high) const;
+  std::string path_of(std::string_view key) const;
 
   const Json* object_;
+  std::string source_;
   std::string path_;
 };
 

@@ -26,8 +26,8 @@ struct MxScheme {
 // thread-safe.
 class QuantizationConfig {
  public:
-  // `json` is the value of config.json's "quantization_config".
-  static QuantizationConfig parse(const Json& json);
+  // `json` is the value of "quantization_config" in the file `source`, which errors name.
+  static QuantizationConfig parse(const Json& json, const std::string& source = "config.json");
 
   // How the module's weight is stored; empty: not quantized. `module` is a name on disk without
   // ".weight". Modules that Quark does not treat as linear (embeddings, norms) are never quantized.
