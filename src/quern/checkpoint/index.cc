@@ -110,6 +110,8 @@ class IndexSax : public nlohmann::json_sax<nlohmann::json> {
 
 SafetensorsIndex parse_safetensors_index(std::string_view text, std::string_view source) {
   return with_context(source, [&] {
+    // nlohmann's lexer takes a NUL for the end of the text and would hide what follows.
+    if (text.find('\0') != std::string_view::npos) throw Error("NUL inside the JSON text");
     IndexSax sax;
     nlohmann::json::sax_parse(text, &sax);
     return sax.take();

@@ -296,7 +296,11 @@ void read_exactly(int fd, void* to, std::size_t bytes, std::size_t offset) {
 
 SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t file_bytes) {
   QUERN_CHECK(kLengthBytes + json.size() <= file_bytes);
-  if (!json.starts_with('{')) throw Error("header: expected '{{' as its first byte");
+  if (!json.starts_with('{')) throw Error("header: expected '{' as its first byte");
+  // nlohmann's lexer takes a NUL for the end of the text and would hide what follows.
+  if (const auto at = json.find('\0'); at != std::string_view::npos) {
+    throw Error("header: NUL at byte {}", at);
+  }
   HeaderSax sax;
   nlohmann::json::sax_parse(json, &sax);
 
