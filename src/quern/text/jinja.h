@@ -41,9 +41,6 @@ class Template {
   // `context` is an object: its members are the template's variables.
   std::string render(const Json& context, const RenderOptions& options = {}) const;
 
-  // The value of a template that is one expression (lm-eval's compile_expression) is not offered:
-  // render "{{ expression | tojson }}" instead.
-
  private:
   struct Impl;
   explicit Template(std::unique_ptr<const Impl> impl);
