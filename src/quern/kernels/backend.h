@@ -1,6 +1,6 @@
-// The operations a model needs, one call per fused step, and the opaque memory they work on. A device
-// implements Backend; nothing above kernels/ touches weights, activations or KV except through it.
-// Must never expose a host pointer to device memory or depend on one model's sizes.
+// The operations a model needs, one call per fused step, and the opaque memory they work on. A
+// device implements Backend; nothing above kernels/ touches weights, activations or KV except
+// through it. Must never expose a host pointer to device memory or depend on one model's sizes.
 // Proved by tests/kernels/parity_test.cc (every back end against kernels/reference).
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace quern::kernels {
 
-// Tokens per KV block: the page of the cache and the unit of sparse selection (vLLM --block-size 128).
+// Tokens per KV block: the page of the cache and the unit of sparse selection (vLLM --block-size
+// 128).
 inline constexpr int kBlockTokens = 128;
 
 enum class WeightFormat : std::uint8_t {
@@ -29,16 +30,16 @@ enum class MoeBackend : std::uint8_t {
   kEmulation,  // operands decoded to float, float products (what vLLM's emulation does)
 };
 
-// A tensor of the checkpoint to bind: `weight` is [rows, cols] (or [rows] for a norm, rows x 1); for the
-// MXFP4 formats `weight` is U8 [rows, cols/2] and `scale` U8 [rows, cols/32].
+// A tensor of the checkpoint to bind: `weight` is [rows, cols] (or [rows] for a norm, rows x 1);
+// for the MXFP4 formats `weight` is U8 [rows, cols/2] and `scale` U8 [rows, cols/32].
 struct WeightSource {
   WeightFormat format = WeightFormat::kBF16;
   TensorView weight;
   TensorView scale;
 };
 
-// A bound weight; only the back end that made it knows what is inside. Keeps no checkpoint alive: the
-// mapping outlives the handle.
+// A bound weight; only the back end that made it knows what is inside. Keeps no checkpoint alive:
+// the mapping outlives the handle.
 class Weight {
  public:
   Weight(std::int64_t rows, std::int64_t cols, WeightFormat format)
@@ -67,7 +68,8 @@ struct Matrix {
   Matrix first_rows(std::int64_t count) const { return {data, count, cols}; }
 };
 
-// The keys and values of all layers in blocks of 128 tokens, and per sparse layer the indexer's keys.
+// The keys and values of all layers in blocks of 128 tokens, and per sparse layer the indexer's
+// keys.
 struct KvCacheSpec {
   int num_blocks = 0;
   int num_kv_heads = 0;
@@ -88,7 +90,8 @@ class KvCache {
   KvCacheSpec spec_;
 };
 
-// The tokens of one step, all sequences flattened. Host memory; begin_step() makes it known to the device.
+// The tokens of one step, all sequences flattened. Host memory; begin_step() makes it known to the
+// device.
 struct StepTokens {
   std::span<const std::int32_t> token_ids;     // [tokens]
   std::span<const std::int32_t> positions;     // [tokens], absolute in the sequence
@@ -120,7 +123,8 @@ struct AttentionSpec {
 
 struct AttentionWeights {
   WeightHandle q_proj, k_proj, v_proj, o_proj, q_norm, k_norm;
-  WeightHandle index_q_proj, index_k_proj, index_q_norm, index_k_norm;  // null on full-attention layers
+  WeightHandle index_q_proj, index_k_proj, index_q_norm,
+      index_k_norm;  // null on full-attention layers
 };
 
 // g = min(gate, limit); u = clamp(up, -limit, limit); g * sigmoid(alpha * g) * (u + beta).
@@ -142,10 +146,10 @@ struct MoeSpec {
 };
 
 struct MoeWeights {
-  WeightHandle gate;                  // F32 [experts, hidden]
-  WeightHandle correction_bias;       // F32 [experts]; null = none
+  WeightHandle gate;             // F32 [experts, hidden]
+  WeightHandle correction_bias;  // F32 [experts]; null = none
   std::vector<MlpWeights> experts;
-  MlpWeights shared;                  // null handles = no shared expert
+  MlpWeights shared;  // null handles = no shared expert
 };
 
 // Per token the chosen experts, ascending rank, and their weights (sum 1).
@@ -159,8 +163,8 @@ struct BlockSelection {
   std::int32_t* blocks = nullptr;  // device, [tokens, num_kv_heads, topk_blocks]
 };
 
-// One device. Not thread-safe: one thread drives it. Tokens of all Matrix arguments of a call are those of
-// the last begin_step(). Outputs never alias inputs unless a parameter says so.
+// One device. Not thread-safe: one thread drives it. Tokens of all Matrix arguments of a call are
+// those of the last begin_step(). Outputs never alias inputs unless a parameter says so.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -169,7 +173,8 @@ class Backend {
   virtual WeightHandle bind(const WeightSource& source) = 0;
   virtual Matrix allocate(std::int64_t rows, std::int64_t cols) = 0;
   virtual Routing allocate_routing(std::int64_t tokens, int experts_per_token) = 0;
-  virtual BlockSelection allocate_selection(std::int64_t tokens, int num_kv_heads, int topk_blocks) = 0;
+  virtual BlockSelection allocate_selection(std::int64_t tokens, int num_kv_heads,
+                                            int topk_blocks) = 0;
   virtual std::unique_ptr<KvCache> create_kv_cache(const KvCacheSpec& spec) = 0;
   // Bytes of one block over all layers.
   virtual std::int64_t kv_block_bytes(const KvCacheSpec& spec) const = 0;
@@ -184,33 +189,38 @@ class Backend {
   virtual void rms_norm(Matrix x, const Weight& weight, float eps, Matrix out) = 0;
 
   // residual += x (stored rounded); out = rms_norm of the unrounded sum.
-  virtual void add_rms_norm(Matrix x, Matrix residual, const Weight& weight, float eps, Matrix out) = 0;
+  virtual void add_rms_norm(Matrix x, Matrix residual, const Weight& weight, float eps,
+                            Matrix out) = 0;
 
   // out [tokens, rows] = x [tokens, cols] weight^T.
   virtual void linear(const Weight& weight, Matrix x, Matrix out) = 0;
 
-  // Projects x to q, k, v (and the indexer's q, k), norms and rotates each head, writes k, v and index k to the
-  // cache; q [tokens, heads * head_dim], index_q [tokens, index_heads * index_dim] (unused when the layer has none).
-  virtual void project_qkv(const AttentionWeights& weights, const AttentionSpec& spec, Matrix x, KvCache& cache,
-                           Matrix q, Matrix index_q) = 0;
+  // Projects x to q, k, v (and the indexer's q, k), norms and rotates each head, writes k, v and
+  // index k to the cache; q [tokens, heads * head_dim], index_q [tokens, index_heads * index_dim]
+  // (unused when the layer has none).
+  virtual void project_qkv(const AttentionWeights& weights, const AttentionSpec& spec, Matrix x,
+                           KvCache& cache, Matrix q, Matrix index_q) = 0;
 
-  // Scores all visible blocks of the index-key cache and keeps the best topk_blocks for each KV head.
+  // Scores all visible blocks of the index-key cache and keeps the best topk_blocks for each KV
+  // head.
   virtual void select_blocks(const AttentionSpec& spec, Matrix index_q, const KvCache& cache,
                              BlockSelection selection) = 0;
 
-  // Causal attention over the selected blocks (null: over all); out [tokens, heads * head_dim]. Blocks that are
-  // not selected are not read.
-  virtual void attend(const AttentionSpec& spec, Matrix q, const KvCache& cache, const BlockSelection* selection,
-                      Matrix out) = 0;
+  // Causal attention over the selected blocks (null: over all); out [tokens, heads * head_dim].
+  // Blocks that are not selected are not read.
+  virtual void attend(const AttentionSpec& spec, Matrix q, const KvCache& cache,
+                      const BlockSelection* selection, Matrix out) = 0;
 
   // out = down(swiglu(gate(x), up(x))).
   virtual void mlp(const MlpWeights& weights, const SwigluSpec& swiglu, Matrix x, Matrix out) = 0;
 
-  // Sigmoid router with selection bias: chooses experts_per_token, weights normalized over the chosen.
+  // Sigmoid router with selection bias: chooses experts_per_token, weights normalized over the
+  // chosen.
   virtual void route(const MoeWeights& weights, const MoeSpec& spec, Matrix x, Routing routing) = 0;
 
   // out = routed_scaling_factor * sum_k weight_k expert_k(x) + shared(x).
-  virtual void moe(const MoeWeights& weights, const MoeSpec& spec, Matrix x, Routing routing, Matrix out) = 0;
+  virtual void moe(const MoeWeights& weights, const MoeSpec& spec, Matrix x, Routing routing,
+                   Matrix out) = 0;
 
   // logits [rows.size(), vocabulary] (host) = head of the given rows of x.
   virtual void logits(const Weight& head, Matrix x, std::span<const std::int32_t> rows,
@@ -218,8 +228,10 @@ class Backend {
 
   // Copies for tests, traces and tools; not part of a step.
   virtual void read(Matrix matrix, std::int64_t row, std::span<float> values) = 0;
-  virtual void read(const Routing& routing, std::int64_t count, std::span<std::int32_t> experts) = 0;
-  virtual void read(const BlockSelection& selection, std::int64_t count, std::span<std::int32_t> blocks) = 0;
+  virtual void read(const Routing& routing, std::int64_t count,
+                    std::span<std::int32_t> experts) = 0;
+  virtual void read(const BlockSelection& selection, std::int64_t count,
+                    std::span<std::int32_t> blocks) = 0;
   // Overwrites K and V of one block of one layer and KV head.
   virtual void fill_kv_block(KvCache& cache, int layer, int kv_head, int block, float value) = 0;
 };

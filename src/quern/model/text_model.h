@@ -1,6 +1,7 @@
-// MiniMax-M3's text decoder: binds a checkpoint's tensors and runs one step over any mix of sequences.
-// Must never touch device memory or hold state of a sequence: that is the KV cache's and the engine's.
-// Proved by tests/model/text_model_test.cc (against references that were written independently).
+// MiniMax-M3's text decoder: binds a checkpoint's tensors and runs one step over any mix of
+// sequences. Must never touch device memory or hold state of a sequence: that is the KV cache's and
+// the engine's. Proved by tests/model/text_model_test.cc (against references that were written
+// independently).
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,9 @@ namespace quern::model {
 // Consecutive tokens of one sequence in a step: a prompt chunk or one decoded token.
 struct SequenceChunk {
   std::span<const std::int32_t> token_ids;
-  std::int32_t start_position = 0;              // of token_ids[0]
-  std::span<const std::int32_t> block_table;    // block ids for positions 0 .. start + size - 1
-  bool wants_logits = true;                     // of the last token of the chunk
+  std::int32_t start_position = 0;            // of token_ids[0]
+  std::span<const std::int32_t> block_table;  // block ids for positions 0 .. start + size - 1
+  bool wants_logits = true;                   // of the last token of the chunk
 };
 
 // Observes a forward pass (tests and tools). `layer` -1 is the embedding.
@@ -42,8 +43,8 @@ struct ModelLimits {
 
 class TextModel {
  public:
-  // Binds every tensor; an absent or unfit one is an Error that names it. `checkpoint` and `backend` outlive
-  // the model.
+  // Binds every tensor; an absent or unfit one is an Error that names it. `checkpoint` and
+  // `backend` outlive the model.
   TextModel(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend,
             const ModelLimits& limits);
   ~TextModel();
@@ -52,11 +53,11 @@ class TextModel {
   int vocab_size() const;
   kernels::KvCacheSpec kv_cache_spec(int num_blocks) const;
 
-  // Runs the chunks as one step. `logits` is [chunks with wants_logits, vocab_size], in order. Sum of tokens and
-  // number of chunks are within the limits. The result for a chunk does not depend on the others, on how a
-  // prompt is cut into chunks, or on the number of threads.
-  void forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache, std::span<float> logits,
-               const ForwardTrace* trace = nullptr);
+  // Runs the chunks as one step. `logits` is [chunks with wants_logits, vocab_size], in order. Sum
+  // of tokens and number of chunks are within the limits. The result for a chunk does not depend on
+  // the others, on how a prompt is cut into chunks, or on the number of threads.
+  void forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache,
+               std::span<float> logits, const ForwardTrace* trace = nullptr);
 
  private:
   struct Impl;

@@ -1,0 +1,203 @@
+// The CPU back end: projections to the cache, block selection, attention. See cpu_backend.h.
+//
+// Unit of work: (token, KV head). The query heads of a KV head are the columns of a small matrix
+// product with a block of 128 keys, so that a block is read once for all of them; the softmax is
+// streamed over the blocks, ascending. Bound, decode: 2 * 2 * head_dim bytes a key and KV head over
+// the selected blocks, and 2 * index_dim bytes a key of the whole context for the scan.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "quern/kernels/block_selection.h"
+#include "quern/kernels/cpu/cpu_backend.h"
+#include "quern/kernels/cpu/dot_tile.h"
+
+namespace quern::kernels {
+namespace {
+
+constexpr int kMaxGroupHeads = 64;  // query heads of one KV head; M3 has 16
+
+// Keys of block b that the query at `position` may see.
+std::int64_t visible_keys(std::int32_t position, std::int32_t b) {
+  return std::min<std::int64_t>(kBlockTokens, position + 1 - std::int64_t{b} * kBlockTokens);
+}
+
+}  // namespace
+
+void CpuBackend::norm_rope(float* head, int dim, const AttentionSpec& spec, const Weight& weight,
+                           std::int64_t token) const {
+  if (spec.qk_norm) {
+    const CpuWeight& w = cpu(weight);
+    float sum = 0;
+    for (int i = 0; i < dim; ++i) sum += head[i] * head[i];
+    const float rstd = 1.0F / std::sqrt(sum / static_cast<float>(dim) + spec.norm_eps);
+    for (int i = 0; i < dim; ++i) head[i] = head[i] * rstd * (1.0F + w.at(i));
+  }
+  const int half = rope_.half();
+  const float* cos = rope_.cos(token);
+  const float* sin = rope_.sin(token);
+  for (int j = 0; j < half; ++j) {
+    const float a = head[j];
+    const float b = head[j + half];
+    head[j] = a * cos[j] - b * sin[j];
+    head[j + half] = b * cos[j] + a * sin[j];
+  }
+  for (int i = 0; i < dim; ++i) head[i] = round_to_bf16(head[i]);
+}
+
+void CpuBackend::write_cache(const AttentionWeights& weights, const AttentionSpec& spec,
+                             Cache& cache, std::int64_t token, Matrix q, Matrix index_q, float* k,
+                             const float* v, float* index_k) const {
+  const int block = block_table(token)[position(token) / kBlockTokens];
+  const int offset = position(token) % kBlockTokens;
+  for (int h = 0; h < spec.num_heads; ++h) {
+    norm_rope(host_row(q, token) + h * spec.head_dim, spec.head_dim, spec, *weights.q_norm, token);
+  }
+  for (int h = 0; h < spec.num_kv_heads; ++h) {
+    float* head = k + h * spec.head_dim;
+    norm_rope(head, spec.head_dim, spec, *weights.k_norm, token);
+    BF16* k_slot = cache.k(spec.layer, block, h) + offset * spec.head_dim;
+    BF16* v_slot = cache.v(spec.layer, block, h) + offset * spec.head_dim;
+    for (int i = 0; i < spec.head_dim; ++i) {
+      k_slot[i] = float_to_bf16(head[i]);
+      v_slot[i] = float_to_bf16(v[h * spec.head_dim + i]);
+    }
+  }
+  if (spec.num_index_heads == 0) return;
+  for (int h = 0; h < spec.num_index_heads; ++h) {
+    norm_rope(host_row(index_q, token) + h * spec.index_dim, spec.index_dim, spec,
+              *weights.index_q_norm, token);
+  }
+  norm_rope(index_k, spec.index_dim, spec, *weights.index_k_norm, token);
+  BF16* slot = cache.index(spec.layer, block) + offset * spec.index_dim;
+  for (int i = 0; i < spec.index_dim; ++i) slot[i] = float_to_bf16(index_k[i]);
+}
+
+void CpuBackend::project_qkv(const AttentionWeights& weights, const AttentionSpec& spec, Matrix x,
+                             KvCache& cache, Matrix q, Matrix index_q) {
+  const std::int64_t tokens = num_tokens();
+  const std::int64_t kv_cols = std::int64_t{spec.num_kv_heads} * spec.head_dim;
+  float* k = qkv_.reserve(tokens * (2 * kv_cols + spec.index_dim));
+  float* v = k + tokens * kv_cols;
+  float* index_k = v + tokens * kv_cols;
+  std::array<Projection, 5> all{Projection{&cpu(weights.q_proj), host(q)},
+                                {&cpu(weights.k_proj), k},
+                                {&cpu(weights.v_proj), v},
+                                {},
+                                {}};
+  std::size_t count = 3;
+  if (spec.num_index_heads > 0) {
+    all[count++] = {&cpu(weights.index_q_proj), host(index_q)};
+    all[count++] = {&cpu(weights.index_k_proj), index_k};
+  }
+  const std::span<const Projection> projections = std::span(all).first(count);
+  prepare(projections, x.first_rows(tokens));
+  project(projections, all_rows(tokens), true);
+  team_.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      write_cache(weights, spec, host_cache(cache), t, q, index_q, k + t * kv_cols, v + t * kv_cols,
+                  index_k + t * spec.index_dim);
+    }
+  });
+}
+
+void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const KvCache& cache,
+                               BlockSelection selection) {
+  const Cache& kv = host_cache(cache);
+  const auto topk = static_cast<std::size_t>(spec.topk_blocks);
+  team_.parallel_for(num_tokens(), 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+    Worker& worker = workers_[static_cast<std::size_t>(thread)];
+    for (std::int64_t t = begin; t < end; ++t) {
+      const std::int32_t visible = position(t) / kBlockTokens + 1;
+      const std::int64_t heads = spec.num_index_heads;
+      // [heads][visible] block scores, then [heads][128] scores of one block, then the order as
+      // ints.
+      float* best = worker.scores.reserve(heads * visible + heads * kBlockTokens + visible);
+      float* scores = best + heads * visible;
+      auto* order = reinterpret_cast<std::int32_t*>(scores + heads * kBlockTokens);
+      if (visible > spec.topk_blocks) {
+        std::array<const float*, kMaxGroupHeads> queries{};
+        for (std::int64_t g = 0; g < heads; ++g) {
+          queries[static_cast<std::size_t>(g)] = host_row(index_q, t) + g * spec.index_dim;
+        }
+        for (std::int32_t b = 0; b < visible; ++b) {
+          const std::int64_t keys = visible_keys(position(t), b);
+          dot_tile(kv.index(spec.layer, block_table(t)[b]), spec.index_dim, keys, queries.data(),
+                   heads, spec.index_dim, scores, kBlockTokens);
+          for (std::int64_t g = 0; g < heads; ++g) {
+            best[g * visible + b] =
+                *std::max_element(scores + g * kBlockTokens, scores + g * kBlockTokens + keys);
+          }
+        }
+      }
+      for (std::int64_t g = 0; g < heads; ++g) {
+        choose_blocks({best + g * visible, static_cast<std::size_t>(visible)}, spec.init_blocks,
+                      spec.local_blocks, {order, static_cast<std::size_t>(visible)},
+                      {selection.blocks + (t * spec.num_kv_heads + g) * spec.topk_blocks, topk});
+      }
+    }
+  });
+}
+
+void CpuBackend::attend(const AttentionSpec& spec, Matrix q, const KvCache& cache,
+                        const BlockSelection* selection, Matrix out) {
+  QUERN_CHECK(spec.num_heads / spec.num_kv_heads <= kMaxGroupHeads);
+  team_.parallel_for(
+      num_tokens() * spec.num_kv_heads, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+        for (std::int64_t unit = begin; unit < end; ++unit) {
+          attend_unit(spec, q, host_cache(cache), selection, unit / spec.num_kv_heads,
+                      static_cast<int>(unit % spec.num_kv_heads), out,
+                      workers_[static_cast<std::size_t>(thread)]);
+        }
+      });
+}
+
+void CpuBackend::attend_unit(const AttentionSpec& spec, Matrix q, const Cache& cache,
+                             const BlockSelection* selection, std::int64_t token, int kv_head,
+                             Matrix out, Worker& worker) const {
+  const std::int64_t heads = spec.num_heads / spec.num_kv_heads;
+  const std::int64_t dim = spec.head_dim;
+  const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
+  std::array<const float*, kMaxGroupHeads> queries{};
+  std::array<float, kMaxGroupHeads> highest{}, sum{}, rescale{};
+  for (std::int64_t h = 0; h < heads; ++h) {
+    queries[static_cast<std::size_t>(h)] = host_row(q, token) + (kv_head * heads + h) * dim;
+    highest[static_cast<std::size_t>(h)] = -std::numeric_limits<float>::infinity();
+  }
+  float* scores = worker.scores.reserve(heads * kBlockTokens);
+  float* acc = worker.acc.reserve(heads * dim);
+  std::fill_n(acc, heads * dim, 0.0F);
+
+  const std::int32_t visible = position(token) / kBlockTokens + 1;
+  const std::int32_t* chosen =
+      selection == nullptr
+          ? nullptr
+          : selection->blocks + (token * spec.num_kv_heads + kv_head) * spec.topk_blocks;
+  const std::int32_t count = chosen == nullptr ? visible : spec.topk_blocks;
+  for (std::int32_t i = 0; i < count; ++i) {
+    const std::int32_t b = chosen == nullptr ? i : chosen[i];
+    if (b < 0) break;
+    const int block = block_table(token)[b];
+    const std::int64_t keys = visible_keys(position(token), b);
+    dot_tile(cache.k(spec.layer, block, kv_head), dim, keys, queries.data(), heads, dim, scores,
+             kBlockTokens);
+    for (std::int64_t h = 0; h < heads; ++h) {
+      const auto head = static_cast<std::size_t>(h);
+      float* row = scores + h * kBlockTokens;
+      const float peak = std::max(highest[head], *std::max_element(row, row + keys) * scale);
+      rescale[head] = std::exp(highest[head] - peak);  // 0 at the first block
+      highest[head] = peak;
+      sum[head] = sum[head] * rescale[head] + softmax_row(row, keys, scale, peak);
+    }
+    accumulate_values(scores, kBlockTokens, heads, keys, cache.v(spec.layer, block, kv_head), dim,
+                      rescale.data(), acc);
+  }
+  for (std::int64_t h = 0; h < heads; ++h) {
+    float* row = host_row(out, token) + (kv_head * heads + h) * dim;
+    for (std::int64_t i = 0; i < dim; ++i)
+      row[i] = round_to_bf16(acc[h * dim + i] / sum[static_cast<std::size_t>(h)]);
+  }
+}
+
+}  // namespace quern::kernels

@@ -1,0 +1,197 @@
+// The CPU back end: weights, embedding, norms, linear products. See cpu_backend.h.
+#include "quern/kernels/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "quern/kernels/routing.h"
+#include "quern/numerics/mxfp4.h"
+
+namespace quern::kernels {
+namespace {
+
+constexpr std::int64_t kNormGrain = 4;  // tokens
+
+// bf16(x * rstd * (1 + w)); the mean in float32, eight interleaved partial sums.
+void gemma_norm(const float* x, const CpuWeight& weight, float eps, std::int64_t n, float* out) {
+  float lanes[8] = {};
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int l = 0; l < 8; ++l) lanes[l] += x[i + l] * x[i + l];
+  }
+  for (; i < n; ++i) lanes[i % 8] += x[i] * x[i];
+  const float sum = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) +
+                    ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+  const float rstd = 1.0F / std::sqrt(sum / static_cast<float>(n) + eps);
+  for (std::int64_t j = 0; j < n; ++j) out[j] = x[j] * rstd * (1.0F + weight.at(j));
+}
+
+void round_row(float* values, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) values[i] = round_to_bf16(values[i]);
+}
+
+}  // namespace
+
+float swiglu_bf16(float gate, float up, const SwigluSpec& spec) {
+  const float g = std::min(gate, spec.limit);
+  const float u = std::clamp(up, -spec.limit, spec.limit);
+  return round_to_bf16(g / (1.0F + std::exp(-spec.alpha * g)) * (u + spec.beta));
+}
+
+CpuBackend::CpuBackend(const CpuOptions& options)
+    : options_(options),
+      team_(options.num_threads),
+      workers_(static_cast<std::size_t>(team_.size())) {}
+
+WeightHandle CpuBackend::bind(const WeightSource& source) {
+  const bool packed =
+      source.format == WeightFormat::kMxfp4 || source.format == WeightFormat::kMxfp4WeightOnly;
+  const std::int64_t rows = source.weight.shape.at(0);
+  QUERN_CHECK(rows > 0);
+  const std::int64_t cols = source.weight.size() / rows * (packed ? 2 : 1);
+  QUERN_CHECK(!packed || cols % static_cast<std::int64_t>(kMxBlock) == 0);
+  return std::make_unique<CpuWeight>(rows, cols, source);
+}
+
+void CpuBackend::begin_step(const StepTokens& tokens, const RopeSpec& rope) {
+  set_step(tokens, rope, true);
+}
+
+void CpuBackend::embed(const Weight& table, Matrix out) {
+  const CpuWeight& weight = cpu(table);
+  for (std::int64_t t = 0; t < num_tokens(); ++t) {
+    const std::int64_t first = tokens_.token_ids[static_cast<std::size_t>(t)] * out.cols;
+    float* row = host_row(out, t);
+    for (std::int64_t i = 0; i < out.cols; ++i) row[i] = round_to_bf16(weight.at(first + i));
+  }
+}
+
+void CpuBackend::rms_norm(Matrix x, const Weight& weight, float eps, Matrix out) {
+  team_.parallel_for(num_tokens(), kNormGrain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      gemma_norm(host_row(x, t), cpu(weight), eps, x.cols, host_row(out, t));
+      round_row(host_row(out, t), x.cols);
+    }
+  });
+}
+
+void CpuBackend::add_rms_norm(Matrix x, Matrix residual, const Weight& weight, float eps,
+                              Matrix out) {
+  team_.parallel_for(num_tokens(), kNormGrain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float* in = host_row(x, t);
+      float* stream = host_row(residual, t);
+      float* row = host_row(out, t);
+      for (std::int64_t i = 0; i < x.cols; ++i) {
+        row[i] = in[i] + stream[i];
+        stream[i] = round_to_bf16(row[i]);
+      }
+      gemma_norm(row, cpu(weight), eps, x.cols, row);
+      round_row(row, x.cols);
+    }
+  });
+}
+
+std::span<const std::int32_t> CpuBackend::all_rows(std::int64_t count) {
+  const auto size = static_cast<std::size_t>(count);
+  if (row_ids_.size() < size) {
+    row_ids_.resize(size);
+    std::iota(row_ids_.begin(), row_ids_.end(), 0);
+  }
+  return std::span(row_ids_).first(size);
+}
+
+void CpuBackend::prepare(std::span<const Projection> projections, Matrix x) {
+  input_.reset(x.rows, x.cols);
+  bool done[kNumInputForms] = {};
+  for (const Projection& projection : projections) {
+    const InputForm form = input_form(projection.weight->format(), options_.moe_backend);
+    if (std::exchange(done[static_cast<std::size_t>(form)], true)) continue;
+    input_.prepare(team_, form, host(x), x.cols, x.cols, 0, x.rows);
+  }
+}
+
+void CpuBackend::project(std::span<const Projection> projections,
+                         std::span<const std::int32_t> tokens, bool round) {
+  std::int64_t tiles = 0;
+  for (const Projection& p : projections) tiles += (p.weight->rows() + kRowTile - 1) / kRowTile;
+  team_.parallel_for(tiles, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+    for (std::int64_t tile = begin; tile < end; ++tile) {
+      std::int64_t local = tile;
+      const Projection* p = projections.data();
+      while (local >= (p->weight->rows() + kRowTile - 1) / kRowTile) {
+        local -= (p->weight->rows() + kRowTile - 1) / kRowTile;
+        ++p;
+      }
+      const std::int64_t stride = p->weight->rows();
+      const std::int64_t row = local * kRowTile;
+      const std::int64_t rows = std::min(kRowTile, stride - row);
+      for (std::size_t t = 0; t < tokens.size(); t += kTokenTile) {
+        const auto some = tokens.subspan(t, std::min(kTokenTile, tokens.size() - t));
+        float* out = p->out + static_cast<std::int64_t>(t) * stride + row;
+        dot_rows(*p->weight, row, rows, input_, options_.moe_backend, some, out, stride,
+                 workers_[static_cast<std::size_t>(thread)].panel);
+        if (!round) continue;
+        for (std::size_t i = 0; i < some.size(); ++i) {
+          round_row(out + static_cast<std::int64_t>(i) * stride, rows);
+        }
+      }
+    }
+  });
+}
+
+void CpuBackend::linear(const Weight& weight, Matrix x, Matrix out) {
+  const Projection projection{&cpu(weight), host(out)};
+  const Matrix rows = x.first_rows(num_tokens());
+  prepare({&projection, 1}, rows);
+  project({&projection, 1}, all_rows(rows.rows), true);
+}
+
+void CpuBackend::logits(const Weight& head, Matrix x, std::span<const std::int32_t> rows,
+                        std::span<float> out) {
+  const Projection projection{&cpu(head), out.data()};
+  prepare({&projection, 1}, x.first_rows(num_tokens()));
+  project({&projection, 1}, rows, true);
+}
+
+void CpuBackend::mlp(const MlpWeights& weights, const SwigluSpec& swiglu, Matrix x, Matrix out) {
+  const std::int64_t tokens = num_tokens();
+  const std::int64_t inner = weights.gate_proj->rows();
+  float* gate = mlp_.reserve(2 * tokens * inner);
+  float* up = gate + tokens * inner;
+  const Projection both[] = {{&cpu(weights.gate_proj), gate}, {&cpu(weights.up_proj), up}};
+  prepare(both, x.first_rows(tokens));
+  project(both, all_rows(tokens), true);
+  team_.parallel_for(tokens * inner, 4096, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) gate[i] = swiglu_bf16(gate[i], up[i], swiglu);
+  });
+  const Projection down{&cpu(weights.down_proj), host(out)};
+  prepare({&down, 1}, {gate, tokens, inner});
+  project({&down, 1}, all_rows(tokens), true);
+}
+
+void CpuBackend::route(const MoeWeights& weights, const MoeSpec& spec, Matrix x, Routing routing) {
+  const std::int64_t tokens = num_tokens();
+  float* scores = mlp_.reserve(tokens * spec.num_experts);
+  const Projection gate{&cpu(weights.gate), scores};
+  prepare({&gate, 1}, x.first_rows(tokens));
+  project({&gate, 1}, all_rows(tokens), false);  // the router stays in float32
+  const auto experts = static_cast<std::size_t>(spec.num_experts);
+  const auto per_token = static_cast<std::size_t>(spec.experts_per_token);
+  const std::span<const float> bias =
+      weights.correction_bias
+          ? std::span(reinterpret_cast<const float*>(cpu(weights.correction_bias).data), experts)
+          : std::span<const float>();
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    choose_experts({scores + t * spec.num_experts, experts}, bias,
+                   {routing.experts + t * spec.experts_per_token, per_token},
+                   {routing.weights + t * spec.experts_per_token, per_token});
+  }
+}
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  return std::make_unique<CpuBackend>(options);
+}
+
+}  // namespace quern::kernels
