@@ -1,0 +1,52 @@
+# Two commands: `make demo` and `make test`. Missing Debian packages are installed first; nothing is asked of the
+# network when all are there.
+
+PACKAGES := g++ cmake ninja-build pkg-config curl libcli11-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev \
+            libboost1.81-dev libssl-dev libpcre2-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
+            libbenchmark-dev
+LINT_PACKAGES := clang-format clang-tidy
+JOBS ?= $(shell nproc)
+# A compiler cache when there is one.
+CCACHE := $(shell command -v ccache)
+CMAKE_FLAGS := $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+
+.PHONY: all demo test test-asan test-tsan bench lint format packages clean
+
+all: build/release/bin/quern
+
+packages:
+	@tools/install_packages.sh $(PACKAGES)
+
+build/%/build.ninja: | packages
+	cmake --preset $* $(CMAKE_FLAGS)
+
+.PHONY: build/release/bin/quern
+build/release/bin/quern: build/release/build.ninja
+	cmake --build --preset release -j $(JOBS) --target quern
+
+demo: build/release/bin/quern
+	tools/demo.sh build/release/bin/quern
+
+test: build/release/build.ninja
+	cmake --build --preset release -j $(JOBS)
+	ctest --preset release -j $(JOBS) -LE slow
+
+test-asan test-tsan: test-%: build/%/build.ninja
+	cmake --build --preset $* -j $(JOBS)
+	ctest --preset $* -j $(JOBS) -LE slow
+
+bench: build/release/build.ninja
+	cmake --build --preset release -j $(JOBS)
+	@for program in build/release/bench/*_bench; do echo "== $$program"; $$program; done
+
+SOURCES = $(shell git ls-files '*.cc' '*.cpp' '*.h')
+lint: build/release/build.ninja
+	@tools/install_packages.sh $(LINT_PACKAGES)
+	clang-format --dry-run --Werror $(SOURCES)
+	clang-tidy -quiet -p build/release $(filter src/% apps/%,$(filter %.cc %.cpp,$(SOURCES)))
+
+format:
+	clang-format -i $(SOURCES)
+
+clean:
+	rm -rf build demo-output
