@@ -1,0 +1,199 @@
+// The inner products: MXFP4 exact against the plain loop and an independent sum; float tiles
+// against double, and independent of how rows and tokens are tiled.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "quern/kernels/cpu/dot_tile.h"
+#include "quern/kernels/cpu/mxfp4_dot.h"
+#include "quern/numerics/mxfp4.h"
+
+namespace quern::kernels {
+namespace {
+
+constexpr unsigned kSeed = 20261124;
+
+// Random MXFP4 rows and quantized activation rows of n values.
+struct Mxfp4Case {
+  Mxfp4Case(std::int64_t rows, std::int64_t tokens, std::int64_t n, int low_scale, int high_scale,
+            float magnitude)
+      : rows(rows), tokens(tokens), n(n) {
+    std::mt19937 random(kSeed + static_cast<unsigned>(n));
+    std::uniform_int_distribution<int> byte(0, 255);
+    std::uniform_int_distribution<int> scale(low_scale, high_scale);
+    std::normal_distribution<float> normal(0.0F, magnitude);
+    for (std::int64_t i = 0; i < rows * n / 2; ++i)
+      packed.push_back(static_cast<std::uint8_t>(byte(random)));
+    for (std::int64_t i = 0; i < rows * n / 32; ++i)
+      scales.push_back(static_cast<std::uint8_t>(scale(random)));
+    const std::int64_t blocks = mx_groups(n) * kMxGroup;
+    codes.resize(static_cast<std::size_t>(tokens * blocks * 32));
+    x_scales.resize(static_cast<std::size_t>(tokens * blocks));
+    offsets.resize(static_cast<std::size_t>(tokens * blocks));
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      std::vector<float> row(static_cast<std::size_t>(n));
+      for (float& value : row) value = round_to_bf16(normal(random));
+      quantized.push_back(
+          quantize_row(row, {codes.data() + t * blocks * 32, x_scales.data() + t * blocks,
+                             offsets.data() + t * blocks}));
+      std::vector<float> decoded(row.size());
+      mxfp4_reference::qdq(row, decoded);
+      x.push_back(decoded);
+    }
+    for (const QuantizedRow& row : quantized) pointers.push_back(&row);
+  }
+
+  std::int64_t rows, tokens, n;
+  std::vector<std::uint8_t> packed, scales;
+  std::vector<std::int8_t> codes;
+  std::vector<float> x_scales;
+  std::vector<std::int16_t> offsets;
+  std::vector<QuantizedRow> quantized;
+  std::vector<const QuantizedRow*> pointers;
+  std::vector<std::vector<float>> x;
+};
+
+TEST(Mxfp4Dot, FastEqualsGenericBitForBitAndBothTheExactSum) {
+  struct Row {
+    std::int64_t rows, tokens, n;
+    int low_scale, high_scale;
+    float magnitude;
+    const char* reason;
+  };
+  const Row table[] = {
+      {5, 1, 32, 110, 130, 1, "one block"},
+      {3, 7, 192, 110, 130, 1, "m3-tiny's hidden: a partial group"},
+      {9, 4, 256, 110, 130, 1, "one full group"},
+      {17, 9, 3072, 100, 140, 3, "M3's expert intermediate"},
+      {4, 5, 6144, 100, 140, 0.02F, "M3's hidden"},
+      {4, 5, 320, 0, 3, 1e-3F, "subnormal weight scales"},
+      {4, 3, 320, 1, 60, 1e33F, "huge activations, tiny weights"},
+  };
+  for (const Row& r : table) {
+    const Mxfp4Case c(r.rows, r.tokens, r.n, r.low_scale, r.high_scale, r.magnitude);
+    std::vector<float> fast(static_cast<std::size_t>(r.rows * r.tokens)), generic(fast.size());
+    mxfp4_dot_tile(c.packed.data(), c.scales.data(), r.rows, r.n, c.pointers.data(), r.tokens,
+                   fast.data(), r.rows);
+    mxfp4_dot_tile_generic(c.packed.data(), c.scales.data(), r.rows, r.n, c.pointers.data(),
+                           r.tokens, generic.data(), r.rows);
+    std::vector<float> weights(static_cast<std::size_t>(r.rows * r.n));
+    mxfp4_reference::decode_row(c.packed, c.scales, weights);
+    for (std::int64_t t = 0; t < r.tokens; ++t) {
+      for (std::int64_t row = 0; row < r.rows; ++row) {
+        const auto at = static_cast<std::size_t>(t * r.rows + row);
+        double exact = 0, magnitude = 0;
+        for (std::int64_t i = 0; i < r.n; ++i) {
+          const double product =
+              static_cast<double>(weights[static_cast<std::size_t>(row * r.n + i)]) *
+              static_cast<double>(c.x[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)]);
+          exact += product;
+          magnitude += std::abs(product);
+        }
+        // Blocks are exact; n/256 + 3 float additions follow, each within 2^-24 of the sum of
+        // magnitudes, and one subnormal unit when the sum is that small.
+        const double bound = (static_cast<double>(r.n) / 256 + 4) * 0x1p-24 * magnitude + 0x1p-149;
+        EXPECT_NEAR(generic[at], exact, bound) << r.reason;
+        EXPECT_EQ(std::bit_cast<std::uint32_t>(fast[at]), std::bit_cast<std::uint32_t>(generic[at]))
+            << r.reason;
+      }
+    }
+  }
+}
+
+TEST(Mxfp4Dot, NonFiniteActivationsAndScalesGiveNaN) {
+  std::vector<std::uint8_t> packed(16, 0x22), scales(1, 127);
+  std::vector<std::int8_t> codes(256);
+  std::vector<float> x_scales(8);
+  std::vector<std::int16_t> offsets(8);
+  std::vector<float> row(32, 1.0F);
+  row[7] = std::numeric_limits<float>::infinity();
+  QuantizedRow quantized = quantize_row(row, {codes.data(), x_scales.data(), offsets.data()});
+  const QuantizedRow* pointer = &quantized;
+  float out = 0;
+  mxfp4_dot_tile(packed.data(), scales.data(), 1, 32, &pointer, 1, &out, 1);
+  EXPECT_TRUE(std::isnan(out));
+  row[7] = 1.0F;
+  quantized = quantize_row(row, {codes.data(), x_scales.data(), offsets.data()});
+  mxfp4_dot_tile(packed.data(), scales.data(), 1, 32, &pointer, 1, &out, 1);
+  EXPECT_EQ(out, 32.0F);
+  scales[0] = 255;
+  mxfp4_dot_tile(packed.data(), scales.data(), 1, 32, &pointer, 1, &out, 1);
+  EXPECT_TRUE(std::isnan(out));
+}
+
+template <typename Element>
+void check_float_tiles(std::int64_t n) {
+  std::mt19937 random(kSeed);
+  std::normal_distribution<float> normal;
+  constexpr std::int64_t kRows = 13, kTokens = 8;
+  std::vector<Element> weight(static_cast<std::size_t>(kRows * n));
+  for (Element& w : weight) {
+    if constexpr (std::is_same_v<Element, BF16>) {
+      w = float_to_bf16(normal(random));
+    } else {
+      w = normal(random);
+    }
+  }
+  std::vector<std::vector<float>> x(kTokens, std::vector<float>(static_cast<std::size_t>(n)));
+  std::vector<const float*> pointers;
+  for (auto& row : x) {
+    for (float& value : row) value = normal(random);
+    pointers.push_back(row.data());
+  }
+  std::vector<float> all(kRows * kTokens);
+  dot_tile(weight.data(), n, kRows, pointers.data(), kTokens, n, all.data(), kRows);
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      float alone = 0;
+      dot_tile(weight.data() + r * n, n, 1, &pointers[static_cast<std::size_t>(t)], 1, n, &alone,
+               1);
+      double exact = 0, magnitude = 0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        double w;
+        if constexpr (std::is_same_v<Element, BF16>) {
+          w = bf16_to_float(weight[static_cast<std::size_t>(r * n + i)]);
+        } else {
+          w = weight[static_cast<std::size_t>(r * n + i)];
+        }
+        const double product = w * x[static_cast<std::size_t>(t)][static_cast<std::size_t>(i)];
+        exact += product;
+        magnitude += std::abs(product);
+      }
+      const float value = all[static_cast<std::size_t>(t * kRows + r)];
+      EXPECT_EQ(value, alone) << "n " << n << " row " << r << " token "
+                              << t;  // the order never depends on the tile
+      // At worst n roundings in a row, each within 2^-24 of the sum of magnitudes.
+      EXPECT_NEAR(value, exact, static_cast<double>(n + 4) * 0x1p-24 * magnitude) << "n " << n;
+    }
+  }
+}
+
+TEST(DotTile, Bf16AnyLength) {
+  for (const std::int64_t n : {1, 7, 8, 16, 31, 32, 64, 192, 1000}) check_float_tiles<BF16>(n);
+}
+TEST(DotTile, F32AnyLength) {
+  for (const std::int64_t n : {1, 7, 8, 16, 31, 32, 64, 192, 1000}) check_float_tiles<float>(n);
+}
+
+TEST(SoftmaxRow, EqualsExpAndRoundsWhatItStores) {
+  for (const std::int64_t n : {1, 5, 8, 100, 128}) {
+    std::vector<float> values(static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 17) * -3.7F;
+    const std::vector<float> scores = values;
+    const float sum = softmax_row(values.data(), n, 0.5F, 0.0F);
+    double exact_sum = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double exact = std::exp(static_cast<double>(scores[i]) * 0.5);
+      exact_sum += exact;
+      EXPECT_EQ(values[i], round_to_bf16(values[i]));
+      EXPECT_NEAR(values[i], exact, exact * (0x1p-8 + 0x1p-18) + 1e-38)
+          << i;  // BF16 keeps 8 bits; exp within 64 ulp
+    }
+    EXPECT_NEAR(sum, exact_sum, exact_sum * 0x1p-20);
+  }
+}
+
+}  // namespace
+}  // namespace quern::kernels
