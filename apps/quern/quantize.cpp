@@ -1,0 +1,110 @@
+// quern quantize: a checkpoint to MXFP4, file to file, as Quark's quantize_quark.py.
+// Must never write before the whole plan stands.
+// Proved by tests/quantize and tests/apps.
+#include <fmt/core.h>
+
+#include <memory>
+
+#include "command.h"
+#include "quern/base/error.h"
+#include "quern/base/progress.h"
+#include "quern/quantize/pipeline.h"
+#include "quern/quantize/template.h"
+
+namespace quern::cli {
+namespace {
+
+struct Arguments {
+  std::string model_dir;
+  std::string output_dir;
+  QuantizeOptions options;
+  std::vector<std::string> exclude_layers;
+  std::uint64_t memory_mib = 256;
+  bool dry_run = false;
+  bool list_templates = false;
+  bool list_schemes = false;
+};
+
+void print_templates() {
+  for (const ModelTemplate& entry : builtin_templates()) {
+    fmt::print("{:<20} excludes {}\n", entry.model_type, fmt::join(entry.exclude_layers_name, " "));
+  }
+}
+
+void print_schemes() {
+  for (const std::string_view name : quark_scheme_names()) {
+    bool supported = false;
+    for (const Scheme& scheme : supported_schemes()) supported |= scheme.name == name;
+    fmt::print("{:<24} {}\n", name, supported ? "supported" : "known to Quark, not supported yet");
+  }
+}
+
+void print_report(const QuantizeReport& report) {
+  const auto bytes = [](std::uint64_t count) { return bytes_text(static_cast<double>(count)); };
+  fmt::print("shards             {}\n", report.shards);
+  fmt::print("tensors quantized  {}\n", report.quantized_tensors);
+  fmt::print("tensors copied     {}\n", report.copied_tensors);
+  fmt::print("bytes in           {}\n", bytes(report.source_bytes));
+  fmt::print("bytes out          {}\n", bytes(report.output_bytes));
+  fmt::print("time               {:.2f} s, {:.2f} GB/s of source\n", report.seconds,
+             static_cast<double>(report.source_bytes) / report.seconds / 1e9);
+}
+
+void run(Arguments& arguments, bool exclude_given) {
+  if (arguments.list_templates) return print_templates();
+  if (arguments.list_schemes) return print_schemes();
+  if (arguments.model_dir.empty()) throw UsageError("--model_dir is required");
+  if (arguments.output_dir.empty() && !arguments.dry_run)
+    throw UsageError("--output_dir is required");
+  QuantizeOptions& options = arguments.options;
+  options.model_dir = arguments.model_dir;
+  options.output_dir = arguments.output_dir;
+  options.memory_budget_bytes = arguments.memory_mib << 20;
+  if (exclude_given) options.exclude_layers = arguments.exclude_layers;
+  const QuantizePlan plan = make_plan(options);
+  if (arguments.dry_run) {
+    fmt::print("{}", plan_text(plan));
+    return;
+  }
+  prepare_output_directory(options);
+  print_report(run_plan(plan, options));
+}
+
+}  // namespace
+
+void add_quantize(CLI::App& app) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App* command =
+      app.add_subcommand("quantize", "Quantize a checkpoint to MXFP4, file to file");
+  command->add_option("--model_dir,--model-dir", arguments->model_dir, "Checkpoint to read");
+  command->add_option("--output_dir,--output-dir", arguments->output_dir, "Directory to write");
+  command
+      ->add_option("--quant_scheme,--quant-scheme", arguments->options.quant_scheme,
+                   "Scheme by Quark's name (see --list_schemes)")
+      ->capture_default_str();
+  CLI::Option* exclude =
+      command
+          ->add_option("--exclude_layers,--exclude-layers", arguments->exclude_layers,
+                       "Patterns of modules that stay as they are; replaces the template's list")
+          ->expected(0, 1 << 16);
+  command->add_option(
+      "--template", arguments->options.template_name,
+      "Built-in template, or a .yaml file of the same form (default: the model type's)");
+  command->add_flag("--overwrite", arguments->options.overwrite,
+                    "Replace a checkpoint in the output directory");
+  command->add_flag("--dry_run,--dry-run", arguments->dry_run,
+                    "Print what would happen to each tensor");
+  command->add_option("--threads", arguments->options.threads, "Threads (0: one per core)")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_option("--memory_mib,--memory-mib", arguments->memory_mib, "Memory for buffers, MiB")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_flag("--list_templates,--list-templates", arguments->list_templates,
+                    "List the built-in templates");
+  command->add_flag("--list_schemes,--list-schemes", arguments->list_schemes,
+                    "List Quark's schemes");
+  command->callback([arguments, exclude] { run(*arguments, exclude->count() > 0); });
+}
+
+}  // namespace quern::cli

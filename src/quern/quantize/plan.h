@@ -1,0 +1,64 @@
+// What happens to each tensor of a checkpoint, decided from headers and config.json alone.
+// Must never write anything, and must name every tensor that would stop the run before the run
+// starts. Proved by tests/quantize/plan_test.cc.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quern/base/json.h"
+#include "quern/checkpoint/safetensors.h"
+#include "quern/quantize/scheme.h"
+
+namespace quern {
+
+struct QuantizeOptions {
+  std::filesystem::path model_dir;
+  std::filesystem::path output_dir;
+  std::string quant_scheme = "mxfp4";
+  // Replaces the template's list; an empty list excludes nothing.
+  std::optional<std::vector<std::string>> exclude_layers;
+  std::string template_name;  // see select_template()
+  bool overwrite = false;
+  int threads = 0;  // 0 = one per core
+  std::uint64_t memory_budget_bytes = 256ull << 20;
+};
+
+enum class TensorAction { kCopy, kCast, kQuantize };
+std::string_view action_name(TensorAction action);
+
+struct PlannedTensor {
+  TensorInfo source;
+  TensorAction action = TensorAction::kCopy;
+  DType cast_to = DType::kBF16;  // for kCast
+};
+
+struct PlannedShard {
+  std::filesystem::path source;
+  std::string output_name;
+  std::vector<PlannedTensor> tensors;  // in the order of their bytes in the source
+  SafetensorsLayout layout;            // of the output
+};
+
+struct QuantizePlan {
+  std::vector<PlannedShard> shards;  // sorted by output name
+  std::string config_text;           // the output's config.json
+  std::size_t quantized_tensors = 0;
+  std::uint64_t source_bytes = 0;  // of all shard files
+  std::uint64_t output_bytes = 0;
+};
+
+// True for names that Quark takes for the weight of a linear layer: "M.weight", M not ending in
+// "norm" and without "embed". It also needs two dimensions to be quantized.
+bool is_linear_weight_name(std::string_view tensor);
+
+// Throws an Error naming the first tensor that cannot be treated, and how many there are.
+QuantizePlan make_plan(const QuantizeOptions& options);
+
+// The plan as a table: one line for all tensors that differ only in the numbers of their names.
+std::string plan_text(const QuantizePlan& plan);
+
+}  // namespace quern
