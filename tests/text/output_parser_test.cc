@@ -1,0 +1,155 @@
+// The chain of reasoning and tool call parser: whole messages at every cut, and what a client sees.
+#include "quern/text/output_parser.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <regex>
+#include <string>
+#include <vector>
+
+namespace quern {
+namespace {
+
+const std::string NS(kToolNamespace);
+const std::string kCall = NS + "<tool_call>\n" + NS + "<invoke name=\"f\">" + NS + "<p>7" + NS +
+                          "</p>" + NS + "</invoke>\n" + NS + "</tool_call>";
+
+Json tools() {
+  return Json::parse(R"([{"type": "function", "function": {"name": "f", "parameters":
+      {"type": "object", "properties": {"p": {"type": "integer"}}}}}])");
+}
+
+// Without the random ids.
+std::string describe(const ParsedOutput& output) {
+  std::string text = "reasoning=" + output.reasoning.value_or("null") +
+                     "|content=" + output.content.value_or("null");
+  for (const ParsedToolCall& call : output.tool_calls) text += "|" + call.name + call.arguments;
+  return text;
+}
+
+std::string parse_pieces(const std::vector<std::string>& pieces,
+                         const OutputParserOptions& options) {
+  OutputParser parser(options, tools());
+  ParsedOutput output;
+  for (const std::string& piece : pieces) append_events(output, parser.feed(piece));
+  append_events(output, parser.finish());
+  return describe(output);
+}
+
+struct Case {
+  OutputParserOptions options;
+  std::string output;
+  std::string expected;
+};
+
+const OutputParserOptions kAdaptive;
+const OutputParserOptions kEnabled = {.starts_in_reasoning = true};
+const OutputParserOptions kNoTools = {.parse_tools = false};
+const OutputParserOptions kNoReasoning = {.parse_reasoning = false};
+
+const std::vector<Case> kCases = {
+    {kAdaptive, "<mm:think>Need it.</mm:think>Checking." + kCall,
+     R"(reasoning=Need it.|content=Checking.|f{"p": 7})"},
+    {kEnabled, "Need it.</mm:think>" + kCall, R"(reasoning=Need it.|content=null|f{"p": 7})"},
+    {kAdaptive, "18", "reasoning=null|content=18"},
+    {kAdaptive, "", "reasoning=null|content=null"},
+    {kEnabled, "cut by max_tokens", "reasoning=cut by max_tokens|content=null"},
+    // A block inside the reasoning is not executed.
+    {kEnabled, "maybe " + kCall + "</mm:think>no", "reasoning=maybe " + kCall + "|content=no"},
+    {kEnabled, "maybe " + kCall, "reasoning=maybe " + kCall + "|content=null"},
+    // Blank content counts only without calls.
+    {kAdaptive, "</mm:think>\n\n" + kCall, R"(reasoning=null|content=null|f{"p": 7})"},
+    {kAdaptive, "\n\u3000 " + kCall, R"(reasoning=null|content=null|f{"p": 7})"},
+    {kAdaptive, "\n\u3000 x\n" + kCall, "reasoning=null|content=\n\u3000 x\n|f{\"p\": 7}"},
+    {kAdaptive, "\n\u3000 ", "reasoning=null|content=\n\u3000 "},
+    {kAdaptive, "\u3000\u3042", "reasoning=null|content=\u3000\u3042"},
+    {kAdaptive, "\n" + NS + "<tool_call>", "reasoning=null|content=\n"},
+    // Text before the reasoning belongs to the content.
+    {kAdaptive, "a<mm:think>r</mm:think>b" + kCall, R"(reasoning=r|content=ab|f{"p": 7})"},
+    // Held text of both parsers is sent at the end.
+    {kAdaptive, "x" + NS + "<tool_", "reasoning=null|content=x" + NS + "<tool_"},
+    {kAdaptive, "x<mm:th", "reasoning=null|content=x<mm:th"},
+    {kAdaptive,
+     NS + "<tool_call>" + NS + "<invoke name=\"f\">" + NS + "<p>7" + NS + "</p>" + NS + "<q>",
+     R"(reasoning=null|content=null|f{"p": 7})"},
+    {kNoTools, "<mm:think>r</mm:think> " + kCall, "reasoning=r|content= " + kCall},
+    {kNoReasoning, "<mm:think>r</mm:think>" + kCall,
+     R"(reasoning=null|content=<mm:think>r</mm:think>|f{"p": 7})"},
+};
+
+TEST(OutputParser, MessagesAtEveryCut) {
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.output);
+    EXPECT_EQ(describe(parse_output(c.output, c.options, tools())), c.expected);
+    for (std::size_t cut = 0; cut <= c.output.size(); ++cut) {
+      ASSERT_EQ(parse_pieces({c.output.substr(0, cut), c.output.substr(cut)}, c.options),
+                c.expected)
+          << cut;
+    }
+    std::vector<std::string> bytes;
+    for (const char byte : c.output) bytes.emplace_back(1, byte);
+    EXPECT_EQ(parse_pieces(bytes, c.options), c.expected);
+  }
+}
+
+TEST(OutputParser, EventsOfOneAnswer) {
+  OutputParser parser(kEnabled, tools());
+  using Kind = OutputEvent::Kind;
+  auto events = parser.feed("r</mm:think>c");
+  ASSERT_EQ(events.size(), 2u);  // one delta may carry both
+  EXPECT_EQ(events[0].kind, Kind::kReasoning);
+  EXPECT_EQ(events[1].kind, Kind::kContent);
+  EXPECT_TRUE(parser.reasoning_ended());
+
+  events = parser.feed(kCall + kCall);
+  ASSERT_EQ(events.size(), 4u);
+  EXPECT_EQ(events[0].kind, Kind::kToolCallStart);
+  EXPECT_EQ(events[0].text, "f");
+  EXPECT_EQ(events[1].kind, Kind::kToolArguments);
+  EXPECT_EQ(events[1].text, R"({"p": 7})");
+  EXPECT_EQ(events[2].tool_index, 1u);
+  EXPECT_EQ(events[3].tool_index, 1u);
+  const std::regex id("chatcmpl-tool-[0-9a-f]{32}");
+  EXPECT_TRUE(std::regex_match(events[0].tool_call_id, id)) << events[0].tool_call_id;
+  EXPECT_NE(events[0].tool_call_id, events[2].tool_call_id);
+  EXPECT_EQ(parser.tool_calls(), 2u);
+  EXPECT_TRUE(parser.finish().empty());
+}
+
+TEST(OutputParser, MarkerSoupDoesNotDependOnCuts) {
+  const std::vector<std::string> tokens = {"<mm:think>",
+                                           "</mm:think>",
+                                           kCall,
+                                           NS + "<tool_call>",
+                                           NS,
+                                           NS + "<invoke name=\"f\">",
+                                           NS + "</invoke>",
+                                           NS + "<p>1",
+                                           NS + "</p>",
+                                           "<mm:",
+                                           "]<]",
+                                           " ",
+                                           "\u3000",
+                                           "\xe3",
+                                           "x"};
+  const unsigned seed = std::random_device{}();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 5000; ++round) {
+    std::string text;
+    for (auto n = random() % 12; n > 0; --n) text += tokens[random() % tokens.size()];
+    OutputParserOptions options = random() % 2 != 0 ? kAdaptive : kEnabled;
+    options.arguments = random() % 2 != 0 ? ArgumentStreaming::kEager : ArgumentStreaming::kWhole;
+    std::vector<std::string> pieces;
+    for (std::size_t at = 0; at < text.size();) {
+      pieces.push_back(text.substr(at, 1 + random() % 13));
+      at += pieces.back().size();
+    }
+    ASSERT_EQ(parse_pieces(pieces, options), describe(parse_output(text, options, tools())))
+        << text;
+  }
+}
+
+}  // namespace
+}  // namespace quern
