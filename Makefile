@@ -2,7 +2,7 @@
 # network when all are there.
 
 PACKAGES := g++ cmake ninja-build pkg-config curl libcli11-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev \
-            libboost1.81-dev libssl-dev libpcre2-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
+            libboost1.81-dev libssl-dev libpcre2-dev prometheus-cpp-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
             libbenchmark-dev
 LINT_PACKAGES := clang-format clang-tidy
 JOBS ?= $(shell nproc)
