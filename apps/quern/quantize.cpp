@@ -1,7 +1,7 @@
 // quern quantize: a checkpoint to MXFP4, file to file, as Quark's quantize_quark.py.
 // Must never write before the whole plan stands.
 // Proved by tests/quantize and tests/apps.
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <memory>
 
