@@ -2,6 +2,7 @@
 // keeps what it saw. Must never use more of the library than a caller of TextModel would.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -15,7 +16,7 @@
 #include "quern/kernels/factory.h"
 #include "quern/model/text_model.h"
 
-namespace quern::testing {
+namespace quern::test {
 
 // A golden file's tensors by name.
 class Golden {
@@ -27,6 +28,13 @@ class Golden {
     const TensorView v = view(name);
     QUERN_CHECK(v.dtype == DType::kF32, "{}", name);
     return {v.as<float>(), static_cast<std::size_t>(v.size())};
+  }
+  // Empty when the tensor is absent.
+  std::span<const std::uint8_t> bytes(const std::string& name) const {
+    if (!has(name)) return {};
+    const TensorView v = view(name);
+    QUERN_CHECK(v.dtype == DType::kU8, "{}", name);
+    return {v.as<std::uint8_t>(), static_cast<std::size_t>(v.size())};
   }
   // Integers of either width.
   std::vector<std::int32_t> ints(const std::string& name) const {
@@ -139,4 +147,4 @@ inline float max_difference(std::span<const float> a, std::span<const float> b) 
   return worst;
 }
 
-}  // namespace quern::testing
+}  // namespace quern::test

@@ -63,6 +63,17 @@ class Binder {
   kernels::Backend& backend_;
 };
 
+// Checks every tensor that config.json promises; a checkpoint without a vision tower serves text
+// alone.
+void validate(const Checkpoint& checkpoint, const ModelConfig& config) {
+  ModelConfig promised = config;
+  const bool has_vision =
+      std::any_of(checkpoint.tensors().begin(), checkpoint.tensors().end(),
+                  [](const auto& tensor) { return tensor.name.starts_with("vision_tower."); });
+  if (!has_vision) promised.vision_config.reset();
+  validate_tensors(promised, checkpoint);
+}
+
 struct Layer {
   WeightHandle input_norm, post_attention_norm;
   kernels::AttentionSpec attention_spec;
@@ -138,7 +149,7 @@ struct TextModel::Impl {
        const ModelLimits& model_limits)
       : config(model_config.text_config), backend(device), limits(model_limits) {
     check_supported(model_config);
-    validate_tensors(model_config, checkpoint);
+    validate(checkpoint, model_config);
     bind(checkpoint, model_config);
     allocate();
   }
