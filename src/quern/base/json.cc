@@ -28,7 +28,14 @@ class GuardedDom : public nlohmann::json_sax<Json> {
   bool end_array() override { return close(); }
 
   bool key(string_t& value) override {
-    if (!keys_.back().insert(value).second && limits_.reject_duplicate_keys) {
+    if (keys_.back().insert(value).second) {
+      // A new key goes straight to the end: ordered_json's own insertion scans all keys before it.
+      auto& members = stack_.back()->get_ref<Json::object_t&>();
+      members.emplace_back(value, nullptr);
+      slot_ = &members.back().second;
+      return true;
+    }
+    if (limits_.reject_duplicate_keys) {
       throw Error("{}: duplicate JSON key '{}'", source_, value);
     }
     slot_ = &(*stack_.back())[value];

@@ -16,8 +16,8 @@ struct JsonLimits {
   bool reject_duplicate_keys = true;  // otherwise the last value wins, as in Python
 };
 
-// Parses `text`; `source` names the file or field in errors. Linear in the text only for objects of
-// few keys (ordered insertion): files with objects of many keys are read through nlohmann's SAX interface.
+// Parses `text`; `source` names the file or field in errors. Linear in the text, but looking a key up in
+// the result scans the object: files with objects of many keys are read through nlohmann's SAX interface.
 Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits = {});
 
 }  // namespace quern

@@ -1,0 +1,61 @@
+// quern generate DIR -p TEXT: one answer to stdout.
+// Must never print anything else there.
+// Proved by tests/apps/generate_test.cc.
+#include "command.h"
+#include "model_options.h"
+#include "quern/base/error.h"
+#include "quern/base/log.h"
+#include "terminal.h"
+
+namespace quern::cli {
+namespace {
+
+// Passes the prompt through as it is: no roles, no markers.
+constexpr const char* kRawTemplate = "{{- messages[0].content -}}";
+
+class GenerateCommand {
+ public:
+  explicit GenerateCommand(CLI::App& app) : app_(app), model_(app), sampling_(app) {
+    app.add_option("-p,--prompt", prompt_, "The text to answer, or with --raw to continue")->required();
+    app.add_option("--system", system_, "System message");
+    app.add_flag("--raw", raw_, "No chat template: the model continues the text");
+  }
+
+  void run() {
+    refuse_unknown(app_);
+    if (raw_ && !system_.empty()) throw UsageError("--system has no meaning with --raw");
+    spdlog::set_level(spdlog::level::warn);
+    server::ChatEngineOptions options = model_.resolve();
+    options.engine.log_stats = false;
+    if (raw_) {
+      options.chat_template = kRawTemplate;
+      options.chat.parse_reasoning = false;
+    }
+    server::ChatEngine engine(std::move(options));
+    server::ChatRequest request;
+    request.messages = Json::array();
+    if (!system_.empty()) request.messages.push_back({{"role", "system"}, {"content", system_}});
+    request.messages.push_back({{"role", "user"}, {"content", prompt_}});
+    sampling_.apply(request);
+    print_answer(engine.service(), request);
+  }
+
+ private:
+  CLI::App& app_;
+  ModelOptions model_;
+  SamplingOptions sampling_;
+  std::string prompt_;
+  std::string system_;
+  bool raw_ = false;
+};
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("generate", "One answer of a model, printed as it comes");
+  prepare(*command);
+  const auto state = std::make_shared<GenerateCommand>(*command);
+  command->callback([state] { state->run(); });
+}
+
+}  // namespace quern::cli

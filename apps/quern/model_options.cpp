@@ -1,0 +1,215 @@
+// See model_options.h. Names, defaults and texts: vLLM engine/arg_utils.py.
+#include "model_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <iterator>
+
+#include "quern/base/error.h"
+#include "quern/base/log.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr const char* kOneProcess = "this build runs one process; answers do not depend on it";
+constexpr const char* kOneKernel = "attention has one implementation per device here";
+constexpr const char* kNoImages = "images are not supported by this build yet; ignored";
+constexpr const char* kLocal = "models are local directories; nothing is downloaded";
+
+constexpr AcceptedOption kAccepted[] = {
+    {"--trust-remote-code", false, "no code of a checkpoint is ever run"},
+    {"--tensor-parallel-size", true, kOneProcess},
+    {"--pipeline-parallel-size", true, kOneProcess},
+    {"--data-parallel-size", true, kOneProcess},
+    {"--enable-expert-parallel", false, kOneProcess},
+    {"--distributed-executor-backend", true, kOneProcess},
+    {"--attention-backend", true, kOneKernel},
+    {"--mm-encoder-tp-mode", true, kNoImages},
+    {"--mm-encoder-attn-backend", true, kNoImages},
+    {"--limit-mm-per-prompt", true, kNoImages},
+    {"--mm-processor-kwargs", true, kNoImages},
+    {"--mm-processor-cache-gb", true, kNoImages},
+    {"--allowed-local-media-path", true, kNoImages},
+    {"--disable-chunked-mm-input", false, kNoImages},
+    {"--skip-mm-profiling", false, kNoImages},
+    {"--language-model-only", false, "text is all that is loaded"},
+    {"--gpu-memory-utilization", true, "the KV cache has its own size here: --kv-cache-gb"},
+    {"--enforce-eager", false, "there are no captured graphs"},
+    {"--enable-chunked-prefill", false, "prompts are always processed in chunks"},
+    {"--async-scheduling", false, "no effect on answers"},
+    {"--scheduling-policy", true, "first come, first served"},
+    {"--prefix-caching-hash-algo", true, "no effect on answers"},
+    {"--load-format", true, "safetensors, mapped"},
+    {"--download-dir", true, kLocal},
+    {"--revision", true, kLocal},
+    {"--tokenizer-mode", true, "tokenizer.json of the checkpoint"},
+    {"--chat-template-content-format", true, "found out from the template"},
+};
+
+std::string lower_with_underscores(std::string text) {
+  for (char& c : text) c = c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+kernels::MoeBackend moe_backend(const std::string& given) {
+  static constexpr std::string_view kOfVllm[] = {
+      "triton", "deep_gemm", "deep_gemm_mega_moe", "cutlass", "flashinfer_trtllm",
+      "flashinfer_cutlass", "flashinfer_cutedsl", "marlin", "aiter"};
+  const std::string name = lower_with_underscores(given);
+  if (name == "emulation") return kernels::MoeBackend::kEmulation;
+  if (name == "native" || name == "auto") return kernels::MoeBackend::kNative;
+  if (std::find(std::begin(kOfVllm), std::end(kOfVllm), name) == std::end(kOfVllm)) {
+    throw UsageError("--moe-backend: unknown '{}' (native, emulation, auto)", given);
+  }
+  spdlog::info("--moe-backend {}: not on this device, native takes its place", given);
+  return kernels::MoeBackend::kNative;
+}
+
+void require_name(const char* option, const std::string& given, const char* known) {
+  if (!given.empty() && given != known) {
+    throw UsageError("{}: unknown '{}' (known: {})", option, given, known);
+  }
+}
+
+int count_option(const std::string& text, const char* option, int otherwise) {
+  if (text.empty() || text == "auto" || text == "-1") return otherwise;
+  const std::int64_t count = parse_count(text, option);
+  if (count < 1 || count > INT32_MAX) throw UsageError("{}: must be at least 1, got {}", option, text);
+  return static_cast<int>(count);
+}
+
+Json json_option(const std::string& text, const char* option) {
+  if (text.empty()) return nullptr;
+  Json json;
+  try {
+    json = parse_json(text, option);
+  } catch (const Error& error) {
+    throw UsageError("{}", error.what());
+  }
+  if (!json.is_object()) throw UsageError("{}: a JSON object is expected, got {}", option, text);
+  return json;
+}
+
+}  // namespace
+
+ModelOptions::ModelOptions(CLI::App& app) {
+  const auto option = [&app](const char* name, auto& target, const char* help) {
+    return app.add_option(both_spellings(name), target, help)->group("Model");
+  };
+  const auto flag = [&app](const char* name, bool& target, const char* help) {
+    return app.add_flag(with_opposite(name), target, help)->group("Model");
+  };
+  app.add_option("model_dir", model_, "Directory of the checkpoint");
+  option("--model", model_option_, "The same as an option");
+  option("--served-model-name", served_names_, "Names in the API; answers carry the first")
+      ->expected(-1);
+  option("--max-model-len", max_model_len_, "Longest prompt and output together; 1k = 1000, 1K = 1024");
+  option("--max-num-batched-tokens", max_batched_tokens_, "Tokens of one step (2048)");
+  option("--max-num-seqs", max_num_seqs_, "Sequences running at once")->check(CLI::PositiveNumber);
+  option("--max-queue-len", max_queue_len_, "Waiting generations before 429 is answered")
+      ->check(CLI::NonNegativeNumber);
+  option("--block-size", block_size_, "Tokens of a KV block: 128");
+  option("--num-gpu-blocks-override", num_blocks_, "Number of KV blocks")->check(CLI::PositiveNumber);
+  option("--kv-cache-gb", kv_cache_gb_, "Memory of the KV cache in GB (10^9 bytes)")
+      ->check(CLI::PositiveNumber);
+  option("--kv-cache-dtype", kv_cache_dtype_, "auto or bfloat16");
+  flag("--enable-prefix-caching", prefix_caching_, "Reuse of common beginnings of prompts (on)");
+  option("--seed", seed_, "Seed of sampling for requests without one");
+  option("--threads", threads_, "Threads of the model (one a core)")->check(CLI::PositiveNumber);
+  option("--dtype", dtype_, "auto or bfloat16");
+  option("--moe-backend", moe_backend_,
+         "native (exact block sums) or emulation (dequantize, then float products)");
+  option("--reasoning-parser", reasoning_parser_, "minimax_m3: separates thinking from the answer");
+  option("--tool-call-parser", tool_parser_, "minimax_m3: finds tool calls in the answer");
+  flag("--enable-auto-tool-choice", auto_tool_choice_, "Lets the model decide about tool calls");
+  flag("--exclude-tools-when-tool-choice-none", exclude_tools_,
+       "Tools are not shown to the model when tool_choice is none");
+  flag("--stop-in-reasoning", stop_in_reasoning_,
+       "Stop strings end the thinking too (vLLM's behaviour of June 2026)");
+  flag("--trust-request-chat-template", trust_request_template_, "Not supported yet");
+  option("--max-logprobs", max_logprobs_, "Most top_logprobs of a request, -1 = all");
+  option("--chat-template", chat_template_, "A file, or the template's text");
+  option("--default-chat-template-kwargs", template_kwargs_, "JSON: variables of the template");
+  option("--generation-config", generation_config_, "auto, vllm (none) or a directory");
+  option("--override-generation-config", override_generation_config_, "JSON: sampling defaults");
+  option("--response-role", response_role_, "Role in answers");
+  flag("--disable-log-stats", disable_log_stats_, "No line of throughput every 10 s");
+  accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
+}
+
+server::ChatEngineOptions ModelOptions::resolve() const {
+  accepted_->log();
+  const std::string& model = model_.empty() ? model_option_ : model_;
+  if (model.empty()) throw UsageError("which model? give the directory of a checkpoint");
+  if (!model_.empty() && !model_option_.empty() && model_ != model_option_) {
+    throw UsageError("two models are given: '{}' and --model '{}'", model_, model_option_);
+  }
+  if (block_size_ != 128) {
+    throw UsageError("--block-size: MiniMax-M3 selects blocks of 128 tokens, got {}", block_size_);
+  }
+  if (dtype_ != "auto" && dtype_ != "bfloat16") {
+    throw UsageError("--dtype: only auto and bfloat16 are supported, got {}", dtype_);
+  }
+  if (kv_cache_dtype_ != "auto" && kv_cache_dtype_ != "bfloat16") {
+    throw UsageError("--kv-cache-dtype: only auto and bfloat16 are supported, got {}", kv_cache_dtype_);
+  }
+  require_name("--reasoning-parser", reasoning_parser_, "minimax_m3");
+  require_name("--tool-call-parser", tool_parser_, "minimax_m3");
+  if (auto_tool_choice_ && tool_parser_.empty()) {
+    throw UsageError("--enable-auto-tool-choice requires --tool-call-parser");
+  }
+  server::ChatEngineOptions options;
+  options.engine.model_dir = model;
+  options.engine.max_model_len = count_option(max_model_len_, "--max-model-len", 0);
+  options.engine.max_num_batched_tokens =
+      count_option(max_batched_tokens_, "--max-num-batched-tokens", options.engine.max_num_batched_tokens);
+  options.engine.max_num_seqs = max_num_seqs_;
+  options.engine.num_kv_blocks = num_blocks_;
+  options.engine.kv_cache_bytes = static_cast<std::uint64_t>(kv_cache_gb_ * 1e9);
+  options.engine.enable_prefix_caching = prefix_caching_;
+  options.engine.seed = seed_;
+  options.engine.num_threads = threads_;
+  options.engine.moe_backend = moe_backend(moe_backend_);
+  options.engine.log_stats = !disable_log_stats_;
+  options.served_model_names = served_names_;
+  options.chat_template = chat_template_;
+  options.generation_config = generation_config_;
+  options.override_generation_config =
+      json_option(override_generation_config_, "--override-generation-config");
+  options.max_queue_len = max_queue_len_;
+  options.chat.max_logprobs = max_logprobs_;
+  options.chat.parse_reasoning = !reasoning_parser_.empty();
+  options.chat.parse_tools = auto_tool_choice_;
+  options.chat.stop_in_reasoning = stop_in_reasoning_;
+  options.chat.exclude_tools_when_tool_choice_none = exclude_tools_;
+  options.chat.trust_request_chat_template = trust_request_template_;
+  options.chat.default_chat_template_kwargs =
+      json_option(template_kwargs_, "--default-chat-template-kwargs");
+  options.chat.response_role = response_role_;
+  return options;
+}
+
+server::ChatEngineOptions ModelOptions::from_arguments(const std::string& model,
+                                                       const Json& arguments) {
+  CLI::App app("model arguments");
+  prepare(app);
+  ModelOptions options(app);
+  std::vector<std::string> words{model};
+  for (const auto& [key, value] : arguments.items()) {
+    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+    words.push_back(value.is_boolean() && text == "false" ? "--no-" + key : "--" + key);
+    if (!value.is_boolean()) words.back() += "=" + text;
+  }
+  std::reverse(words.begin(), words.end());  // CLI11 takes them from the back
+  try {
+    app.parse(words);
+  } catch (const CLI::ParseError& error) {
+    throw UsageError("model arguments: {}", error.what());
+  }
+  refuse_unknown(app);
+  return options.resolve();
+}
+
+}  // namespace quern::cli

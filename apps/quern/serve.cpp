@@ -1,0 +1,117 @@
+// quern serve DIR: the OpenAI-compatible server, with the options of `vllm serve`.
+// Must never hold logic of the server: see src/quern/server.
+// Proved by tests/apps/serve_test.cc.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <iterator>
+
+#include "command.h"
+#include "model_options.h"
+#include "quern/base/env.h"
+#include "quern/base/error.h"
+#include "quern/base/log.h"
+#include "quern/server/server.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr const char* kNoTls = "TLS is not supported by this build yet; put a proxy in front";
+
+constexpr AcceptedOption kAccepted[] = {
+    {"--uvicorn-log-level", true, "the log level is info"},
+    {"--disable-uvicorn-access-log", false, "there is no access log"},
+    {"--disable-access-log-for-endpoints", true, "there is no access log"},
+    {"--enable-log-requests", false, "requests are not logged"},
+    {"--disable-log-requests", false, "requests are not logged"},
+    {"--disable-fastapi-docs", false, "there are no such pages"},
+    {"--api-server-count", true, "one thread serves all connections"},
+    {"--h11-max-header-count", true, "the bytes of a header are limited instead"},
+    {"--enable-server-load-tracking", false, "/load always counts"},
+};
+
+class ServeCommand {
+ public:
+  explicit ServeCommand(CLI::App& app) : app_(app), model_(app) {
+    const auto option = [&app](const char* name, auto& target, const char* help) {
+      return app.add_option(both_spellings(name), target, help)->group("Server");
+    };
+    const auto flag = [&app](const char* name, bool& target, const char* help) {
+      return app.add_flag(with_opposite(name), target, help)->group("Server");
+    };
+    option("--host", http_.host, "Address to listen on (all)");
+    option("--port", http_.port, "Port (8000); 0 = a free one, which is printed")
+        ->check(CLI::Range(0, 65535));
+    option("--uds", http_.uds, "Unix socket instead of host and port");
+    option("--api-key", api_keys_, "Keys that clients may send; also QUERN_API_KEY, VLLM_API_KEY")
+        ->expected(-1);
+    option("--max-body-mb", max_body_mb_, "Largest request body in MiB (64)")
+        ->check(CLI::Range(1, 4096));
+    option("--max-connections", http_.max_connections, "Connections served at once (1024)")
+        ->check(CLI::PositiveNumber);
+    option("--h11-max-incomplete-event-size", header_bytes_, "Largest request header in bytes")
+        ->check(CLI::Range(1024, 16 << 20));
+    option("--shutdown-timeout", drain_seconds_, "Seconds for running requests at the end (30)")
+        ->check(CLI::NonNegativeNumber);
+    flag("--enable-prompt-tokens-details", prompt_details_, "Cached prompt tokens in usage");
+    flag("--enable-force-include-usage", force_usage_, "Usage at the end of every stream");
+    for (const char* name : {"--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--ssl-cert-reqs",
+                             "--ssl-ciphers"}) {
+      option(name, tls_, kNoTls);
+    }
+    accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
+  }
+
+  void run() {
+    refuse_unknown(app_);
+    if (!tls_.empty()) throw UsageError("--ssl-*: {}", kNoTls);
+    accepted_->log();
+    server::ServerOptions options;
+    options.model = model_.resolve();
+    options.http = http_;
+    options.http.max_body_bytes = static_cast<std::size_t>(max_body_mb_) << 20;
+    options.http.max_header_bytes = static_cast<std::size_t>(header_bytes_);
+    options.http.drain_timeout = std::chrono::milliseconds(static_cast<long>(drain_seconds_ * 1000));
+    options.api.api_keys = api_keys_;
+    for (const char* name : {"QUERN_API_KEY", "VLLM_API_KEY"}) {
+      const auto key = environment(name);
+      if (key && !key->empty() && api_keys_.empty()) options.api.api_keys.push_back(*key);
+    }
+    options.api.version = QUERN_VERSION;
+    options.api.writer.prompt_tokens_details = prompt_details_;
+    options.api.force_include_usage = force_usage_;
+
+    server::Server server(std::move(options));
+    spdlog::info("serving {} (max_model_len {})",
+                 server.chat().service().options().model_names.front(),
+                 server.chat().engine().max_model_len());
+    std::printf("listening on %s\n", server.address().c_str());
+    std::fflush(stdout);
+    server.run(true);
+    spdlog::info("ended");
+  }
+
+ private:
+  CLI::App& app_;
+  ModelOptions model_;
+  server::HttpOptions http_;
+  std::vector<std::string> api_keys_;
+  std::string tls_;
+  int max_body_mb_ = 64;
+  int header_bytes_ = 64 << 10;
+  double drain_seconds_ = 30;
+  bool prompt_details_ = false;
+  bool force_usage_ = false;
+  std::unique_ptr<AcceptedOptions> accepted_;
+};
+
+}  // namespace
+
+void add_serve(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("serve", "OpenAI-compatible server for a checkpoint");
+  prepare(*command);
+  const auto state = std::make_shared<ServeCommand>(*command);
+  command->callback([state] { state->run(); });
+}
+
+}  // namespace quern::cli

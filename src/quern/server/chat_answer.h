@@ -1,0 +1,124 @@
+// What a chat request has become (a plan for the engine) and what comes back from it, step by step:
+// engine output to deltas of the message, deltas to the whole answer.
+// Must never depend on how the engine cuts the text into steps, nor know HTTP.
+// Proved by tests/server/chat_answer_test.cc.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "quern/base/json.h"
+#include "quern/engine/request.h"
+#include "quern/text/output_parser.h"
+
+namespace quern::server {
+
+// A checked request, rendered and tokenized: nothing of it can fail but the engine.
+struct ChatPlan {
+  std::string id;  // "chatcmpl-..."
+  std::string model;
+  std::string role = "assistant";
+  std::int64_t created = 0;
+  int n = 1;
+
+  std::vector<std::int32_t> prompt;
+  engine::SamplingParams sampling;
+  engine::ReasoningFormat reasoning;
+  std::string cache_salt;
+
+  OutputParserOptions parser;
+  Json tools;
+  bool named_tool = false;  // tool_choice names a function: finish_reason stays "stop"
+  bool parallel_tool_calls = true;
+  bool include_reasoning = true;
+
+  std::string echo;  // text that the answer begins with
+  bool logprobs = false;
+  bool return_token_ids = false;
+  bool tokens_as_ids = false;  // "token_id:N" instead of the token's text
+  bool stream = false;
+  bool include_usage = false;
+  bool continuous_usage = false;
+};
+
+struct ToolCallDelta {
+  std::size_t index = 0;
+  std::string id;    // set on the first delta of a call, with the name
+  std::string name;
+  std::string arguments;
+};
+
+// What one step of the engine adds to one choice.
+struct ChatDelta {
+  int choice = 0;
+  std::string reasoning;
+  std::string content;
+  std::vector<ToolCallDelta> tool_calls;
+  std::vector<engine::TokenLogprobs> logprobs;
+  std::vector<std::int32_t> token_ids;
+  std::string finish_reason;  // "" while it goes on
+  Json stop_reason;           // a string, a token id, or null
+  int completion_tokens = 0;  // of this choice so far
+
+  bool has_message() const {
+    return !reasoning.empty() || !content.empty() || !tool_calls.empty();
+  }
+};
+
+struct Usage {
+  int prompt_tokens = 0;
+  int completion_tokens = 0;
+  int cached_tokens = 0;
+};
+
+// Turns the outputs of all choices of a plan into deltas. Not thread-safe.
+class ChatAnswer {
+ public:
+  explicit ChatAnswer(const ChatPlan& plan);
+
+  // Empty when the output shows nothing yet; its logprobs and ids then come with the next delta.
+  // Throws ApiError (500) when the generation failed.
+  std::optional<ChatDelta> feed(int choice, engine::Output output);
+
+  // All choices have ended.
+  bool finished() const { return open_ == 0; }
+  Usage usage() const;
+
+ private:
+  struct Choice {
+    OutputParser parser;
+    ChatDelta held;  // what has not been shown yet
+    int completion_tokens = 0;
+    bool ended = false;
+  };
+
+  void add_event(Choice& choice, OutputEvent event);
+  void end_choice(Choice& choice, const engine::Output& output);
+
+  const ChatPlan& plan_;
+  std::vector<Choice> choices_;
+  std::size_t open_;
+  int prompt_tokens_;
+  int cached_tokens_ = 0;
+};
+
+struct ChatChoice {
+  std::string reasoning;
+  std::string content;
+  std::vector<ToolCallDelta> tool_calls;  // whole calls
+  std::vector<engine::TokenLogprobs> logprobs;
+  std::vector<std::int32_t> token_ids;
+  std::string finish_reason;
+  Json stop_reason;
+};
+
+struct ChatCompletion {
+  std::vector<ChatChoice> choices;
+  Usage usage;
+
+  void add(const ChatDelta& delta);
+};
+
+}  // namespace quern::server

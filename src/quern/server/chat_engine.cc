@@ -1,0 +1,116 @@
+// See chat_engine.h.
+#include "quern/server/chat_engine.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <filesystem>
+#include <utility>
+
+#include "quern/base/error.h"
+#include "quern/base/file.h"
+#include "quern/base/log.h"
+
+namespace quern::server {
+namespace {
+
+constexpr std::size_t kMaxTemplateBytes = 4 << 20;
+
+// vLLM: text with a template's braces or a line break is a template, everything else a path.
+ChatTemplate load_template(const ChatEngineOptions& options) {
+  const std::string& given = options.chat_template;
+  if (given.empty()) return ChatTemplate::load(options.engine.model_dir);
+  if (std::filesystem::exists(given)) {
+    return ChatTemplate::parse(read_file(given, kMaxTemplateBytes), given);
+  }
+  if (given.find_first_of("{}\n") != std::string::npos) {
+    return ChatTemplate::parse(given, "--chat-template");
+  }
+  throw Error("--chat-template {}: no such file, and not a template's text", given);
+}
+
+GenerationConfig sampling_defaults(const ChatEngineOptions& options,
+                                   const engine::Engine& engine) {
+  GenerationConfig config;
+  if (options.generation_config == "auto") {
+    config = engine.generation_config();
+  } else if (options.generation_config != "vllm") {
+    std::filesystem::path path = options.generation_config;
+    if (std::filesystem::is_directory(path)) path /= "generation_config.json";
+    config = with_context("--generation-config", [&] {
+      return parse_generation_config(parse_json(read_file(path, kMaxTemplateBytes), path.string()));
+    });
+  }
+  if (!options.override_generation_config.is_object()) return config;
+  const GenerationConfig wins = with_context("--override-generation-config", [&] {
+    return parse_generation_config(options.override_generation_config);
+  });
+  const auto take = [](auto& to, const auto& from) {
+    if (from) to = from;
+  };
+  take(config.temperature, wins.temperature);
+  take(config.top_p, wins.top_p);
+  take(config.top_k, wins.top_k);
+  take(config.min_p, wins.min_p);
+  take(config.repetition_penalty, wins.repetition_penalty);
+  take(config.max_new_tokens, wins.max_new_tokens);
+  return config;
+}
+
+void log_defaults(const GenerationConfig& config) {
+  std::string text;
+  const auto add = [&text](const char* name, const auto& value) {
+    if (value) text += fmt::format(" {}={}", name, *value);
+  };
+  add("temperature", config.temperature);
+  add("top_p", config.top_p);
+  add("top_k", config.top_k);
+  add("min_p", config.min_p);
+  add("repetition_penalty", config.repetition_penalty);
+  add("max_new_tokens", config.max_new_tokens);
+  if (!text.empty()) spdlog::info("sampling defaults:{}", text);
+}
+
+std::string hash_text(const std::string& text) {
+  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+// Everything besides a request that can change an answer. Batch sizes, threads and caches do not.
+std::string fingerprint_of(const ChatEngineOptions& options, const engine::Engine& engine,
+                           const ChatServiceOptions& chat) {
+  const GenerationConfig& defaults = chat.defaults;
+  const auto text = [](const auto& value) { return value ? fmt::format("{}", *value) : "-"; };
+  return hash_text(fmt::format(
+      "{}|moe={}|template={}|kwargs={}|reasoning={}|tools={}|stop_in_reasoning={}|len={}|"
+      "{} {} {} {} {} {}|seed={}",
+      engine.checkpoint().content_hash(), static_cast<int>(options.engine.moe_backend),
+      options.chat_template, chat.default_chat_template_kwargs.dump(), chat.parse_reasoning,
+      chat.parse_tools, chat.stop_in_reasoning, chat.max_model_len, text(defaults.temperature),
+      text(defaults.top_p), text(defaults.top_k), text(defaults.min_p),
+      text(defaults.repetition_penalty), text(defaults.max_new_tokens), options.engine.seed));
+}
+
+}  // namespace
+
+ChatEngine::ChatEngine(ChatEngineOptions options) {
+  // The template first: its errors should not wait for the weights.
+  ChatTemplate chat_template = load_template(options);
+  options.engine.max_logprobs = options.chat.max_logprobs;
+  engine_ = std::make_unique<engine::Engine>(options.engine);
+  generator_ = std::make_unique<EngineGenerator>(*engine_);
+
+  ChatServiceOptions& chat = options.chat;
+  chat.model_names = options.served_model_names;
+  if (chat.model_names.empty()) chat.model_names.push_back(options.engine.model_dir.string());
+  chat.max_model_len = engine_->max_model_len();
+  chat.vocab_size = engine_->tokenizer().vocab_size();
+  chat.max_in_flight = options.engine.max_num_seqs + options.max_queue_len;
+  chat.defaults = sampling_defaults(options, *engine_);
+  log_defaults(chat.defaults);
+  fingerprint_ = fingerprint_of(options, *engine_, chat);
+  service_ = std::make_unique<ChatService>(engine_->tokenizer(), std::move(chat_template),
+                                           *generator_, std::move(chat));
+}
+
+}  // namespace quern::server

@@ -1,0 +1,89 @@
+// Chat requests without HTTP: request -> prompt -> engine -> parsed answer. The server, the terminal
+// chat and the in-process evaluation all go through it, so they give the same answers.
+// Must never hold an engine's state; one request's failure ends with that request.
+// Proved by tests/server/chat_service_test.cc.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "quern/base/json.h"
+#include "quern/checkpoint/model_config.h"
+#include "quern/server/chat_answer.h"
+#include "quern/server/chat_request.h"
+#include "quern/server/generator.h"
+#include "quern/text/chat_template.h"
+#include "quern/text/tokenizer.h"
+
+namespace quern::server {
+
+// Facts of the model and choices of the operator.
+struct ChatServiceOptions {
+  std::vector<std::string> model_names;  // the first one stands in answers; never empty
+  int max_model_len = 0;
+  int vocab_size = 0;
+  int max_logprobs = 20;
+  bool parse_reasoning = false;  // --reasoning-parser
+  bool parse_tools = false;      // --enable-auto-tool-choice and --tool-call-parser
+  bool stop_in_reasoning = false;
+  bool exclude_tools_when_tool_choice_none = false;
+  bool trust_request_chat_template = false;
+  Json default_chat_template_kwargs;  // object or null
+  GenerationConfig defaults;          // sampling defaults of the checkpoint or the operator
+  std::string response_role = "assistant";
+  int max_in_flight = 4096;  // generations running and waiting; more are refused with 429
+};
+
+// Thread-safe. `tokenizer` and `generator` outlive it.
+class ChatService {
+ public:
+  ChatService(const Tokenizer& tokenizer, ChatTemplate chat_template, Generator& generator,
+              ChatServiceOptions options);
+
+  const ChatServiceOptions& options() const { return options_; }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  Generator& generator() { return generator_; }
+
+  // Renders, tokenizes and checks; takes time in the length of the prompt. Throws ApiError.
+  ChatPlan plan(const ChatRequest& request) const;
+
+  // Starts the plan's generations. `sink` is called on the engine's thread, in order for each choice,
+  // the last time with finish_reason set; it must not block. Throws ApiError, and then has started none.
+  using Sink = std::function<void(int choice, engine::Output output)>;
+  void start(const ChatPlan& plan, Sink sink);
+  // Ends what still runs of the plan; `sink` is called with kAbort.
+  void cancel(const ChatPlan& plan);
+
+  // All of the above, waiting for the end; `on_delta` sees each delta. Throws ApiError. Setting
+  // `*stop` ends the answer early (finish_reason "abort").
+  ChatCompletion complete(const ChatRequest& request,
+                          const std::function<void(const ChatDelta&)>& on_delta = {},
+                          const std::atomic<bool>* stop = nullptr);
+
+  int in_flight() const { return in_flight_->load(); }
+
+ private:
+  void check_model(const ChatRequest& request) const;
+  Json template_kwargs(const ChatRequest& request) const;
+  // "auto", "none", "required" or "named".
+  std::string tool_choice(const ChatRequest& request) const;
+  engine::SamplingParams sampling(const ChatRequest& request) const;
+  int max_tokens(const ChatRequest& request, int prompt_tokens) const;
+  static std::string generation_id(const ChatPlan& plan, int choice);
+
+  const Tokenizer& tokenizer_;
+  ChatTemplate template_;
+  Generator& generator_;
+  ChatServiceOptions options_;
+  // Shared with the callbacks of generations, which may outlive the service by a moment.
+  std::shared_ptr<std::atomic<int>> in_flight_ = std::make_shared<std::atomic<int>>(0);
+};
+
+// 32 random hex digits.
+std::string random_id();
+
+}  // namespace quern::server

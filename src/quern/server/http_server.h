@@ -1,0 +1,96 @@
+// An HTTP/1.1 server for a handful of routes: keep-alive, pipelining, streams, limits, time-outs, drain.
+// Must never let one connection's speed or mistakes touch another, nor know what the routes mean.
+// Proved by tests/server/http_server_test.cc.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace quern::server {
+
+struct HttpOptions {
+  std::string host = "0.0.0.0";
+  int port = 8000;       // 0 = any free one
+  std::string uds;       // Unix socket instead of host and port
+  std::size_t max_header_bytes = 64 << 10;
+  std::size_t max_body_bytes = 64 << 20;
+  int max_connections = 1024;  // more wait in the kernel's queue
+  std::chrono::milliseconds idle_timeout{75'000};   // between requests of a connection
+  std::chrono::milliseconds header_timeout{30'000};  // from a request's first byte to its header's end
+  std::chrono::milliseconds body_timeout{120'000};   // for the whole body
+  std::chrono::milliseconds write_timeout{60'000};  // one write, i.e. a reader that takes nothing
+  std::chrono::milliseconds drain_timeout{30'000};  // for running requests after stop()
+};
+
+struct HttpRequest {
+  std::string method;
+  std::string path;   // without the query
+  std::string query;  // behind the '?'
+  std::vector<std::pair<std::string, std::string>> headers;  // names in lower case
+  std::string body;
+
+  // "" when absent; the first of several.
+  std::string_view header(std::string_view lower_case_name) const;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;
+};
+
+// One request and the way to answer it: respond() once, or begin_stream(), write()..., end_stream().
+// Used on the server's thread. The operations throw when the peer is gone; the handler lets that pass.
+class HttpExchange {
+ public:
+  virtual ~HttpExchange() = default;
+  virtual const HttpRequest& request() const = 0;
+  virtual boost::asio::awaitable<void> respond(HttpResponse response) = 0;
+  virtual boost::asio::awaitable<void> begin_stream(HttpResponse head) = 0;
+  virtual boost::asio::awaitable<void> write(std::string piece) = 0;
+  virtual boost::asio::awaitable<void> end_stream() = 0;
+  // Calls `on_disconnect` at most once, when the peer closes its side while the handler is still at
+  // work; not any more after the exchange has ended. A peer that has sent another request meanwhile
+  // is not watched (its end of stream lies behind those bytes): a failing write tells then.
+  virtual void watch(std::function<void()> on_disconnect) = 0;
+};
+
+// A coroutine that answers one request. An exception from it becomes 500, or ends a begun stream.
+using HttpHandler = std::function<boost::asio::awaitable<void>(HttpExchange&)>;
+
+// All handlers run on the one thread that calls run(); they must not block it.
+class HttpServer {
+ public:
+  // Binds and listens; throws Error when the address is taken or unknown.
+  HttpServer(HttpOptions options, HttpHandler handler);
+  ~HttpServer();
+
+  // "http://127.0.0.1:8000" or "unix:/path".
+  std::string address() const;
+  int port() const;
+  boost::asio::any_io_executor executor();
+
+  // Serves until stop(), or until SIGTERM or SIGINT when `handle_signals`; then no new connections,
+  // running requests end (at most drain_timeout, or until a second signal), and run() returns.
+  // `on_stop` is called at the beginning of that.
+  void run(bool handle_signals = false, std::function<void()> on_stop = {});
+  // From any thread.
+  void stop();
+
+ private:
+  struct Impl;
+  std::shared_ptr<Impl> impl_;
+};
+
+}  // namespace quern::server

@@ -1,0 +1,106 @@
+// A generator that plays a script: each request gets the pieces that a test prepared.
+#pragma once
+
+#include <chrono>
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "quern/server/generator.h"
+
+namespace quern::server {
+
+// Runs one thread a request. cancel() ends it with kAbort.
+class ScriptedGenerator final : public Generator {
+ public:
+  std::vector<std::string> pieces{"Hello", " world"};
+  std::chrono::milliseconds pause{0};  // between pieces
+  bool endless = false;                // repeats the pieces until cancelled
+  bool fail = false;                   // ends with kError instead of kStop
+  std::atomic<int> cancelled{0};
+  std::atomic<int> submitted{0};
+  std::atomic<int> running{0};
+  std::atomic<bool> is_healthy{true};
+
+  ~ScriptedGenerator() override {
+    {
+      const std::lock_guard lock(mutex_);
+      for (auto& [id, stop] : stops_) stop = true;
+    }
+    changed_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void submit(engine::GenerationRequest request) override {
+    const std::lock_guard lock(mutex_);
+    ++submitted;
+    ++running;
+    stops_[request.id] = false;
+    threads_.emplace_back([this, request = std::move(request)] { play(request); });
+  }
+
+  void cancel(const std::string& id) override {
+    {
+      const std::lock_guard lock(mutex_);
+      const auto stop = stops_.find(id);
+      if (stop == stops_.end() || stop->second) return;
+      stop->second = true;
+      ++cancelled;
+    }
+    changed_.notify_all();
+  }
+
+  engine::EngineStats stats() const override {
+    engine::EngineStats stats;
+    stats.num_requests_running = running;
+    stats.steps = 7;
+    stats.shared_steps = 3;
+    return stats;
+  }
+  bool healthy() const override { return is_healthy; }
+
+ private:
+  void play(const engine::GenerationRequest& request) {
+    int tokens = 0;
+    engine::Output output;
+    const auto send = [&](std::string text, std::optional<engine::FinishReason> reason) {
+      output = {};
+      output.text = std::move(text);
+      output.token_ids = {tokens % 100};
+      output.prompt_tokens = static_cast<int>(request.prompt.size());
+      output.completion_tokens = ++tokens;
+      output.finish_reason = reason;
+      if (reason == engine::FinishReason::kError) output.error = "scripted failure";
+      if (reason) --running;
+      request.on_output(std::move(output));
+    };
+    do {
+      for (const std::string& piece : pieces) {
+        if (wait(request.id)) return send("", engine::FinishReason::kAbort);
+        send(piece, std::nullopt);
+      }
+    } while (endless);
+    send("", fail ? engine::FinishReason::kError : engine::FinishReason::kStop);
+    const std::lock_guard lock(mutex_);
+    stops_.erase(request.id);
+  }
+
+  // True when the request was cancelled.
+  bool wait(const std::string& id) {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, pause, [&] { return stops_[id]; });
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, bool> stops_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace quern::server
