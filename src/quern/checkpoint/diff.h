@@ -1,6 +1,6 @@
 // How two checkpoints differ, tensor by tensor and key by key of config.json.
 // Must never hold more than a few thousand decoded values a thread.
-// Proved by tests/checkpoint/diff_test.cc.
+// Proved by tests/checkpoint/inspect_diff_test.cc.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 // What a checkpoint holds: tensors, parameters and bytes by part of the model and by dtype.
 // Must never read tensor data.
-// Proved by tests/checkpoint/inspect_test.cc.
+// Proved by tests/checkpoint/inspect_diff_test.cc.
 #pragma once
 
 #include <array>
