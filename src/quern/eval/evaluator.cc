@@ -120,10 +120,10 @@ class RunningScore {
 class Runner {
  public:
   Runner(Evaluation& evaluation, const EvaluationOptions& options, ChatBackend& backend)
-      : evaluation_(evaluation),
-        options_(options),
-        backend_(backend),
-        progress_("Requesting", count(evaluation), ProgressUnit::kItems) {
+      : evaluation_(evaluation), options_(options), backend_(backend) {
+    if (options.show_progress) {
+      progress_.emplace("Requesting", count(evaluation), ProgressUnit::kItems);
+    }
     bool samples_at_random = false;
     for (const EvaluatedTask& task : evaluation.tasks) {
       scorers_.emplace_back(task.task);
@@ -147,7 +147,7 @@ class Runner {
       std::vector<std::jthread> team;
       for (std::size_t i = 0; i < threads; ++i) team.emplace_back([this] { work(); });
     }
-    progress_.finish();
+    progress_.reset();
     if (failure_) std::rethrow_exception(failure_);
   }
 
@@ -189,10 +189,10 @@ class Runner {
             options_.null_answer);
       }
       running_[task_index].add(sample.scores);
-      if (options_.show_progress) {
-        progress_.set_note(
+      if (progress_) {
+        progress_->set_note(
             running_[task_index].text(task.task.name, scorers_[task_index].filters()));
-        progress_.add(1);
+        progress_->add(1);
       }
     });
   }
@@ -213,7 +213,7 @@ class Runner {
   Evaluation& evaluation_;
   const EvaluationOptions& options_;
   ChatBackend& backend_;
-  Progress progress_;
+  std::optional<Progress> progress_;
   std::vector<Scorer> scorers_;
   std::vector<RunningScore> running_;
   std::vector<std::pair<std::size_t, std::size_t>> work_;  // (task, sample)
