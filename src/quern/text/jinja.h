@@ -13,6 +13,12 @@
 
 namespace quern {
 
+class Template;
+namespace jinja {
+struct Tree;
+const Tree& tree_of(const Template& parsed);
+}  // namespace jinja
+
 struct TemplateSyntax {
   // Defaults of jinja2.Environment(); chat templates set the first two.
   bool trim_blocks = false;
@@ -42,6 +48,7 @@ class Template {
   std::string render(const Json& context, const RenderOptions& options = {}) const;
 
  private:
+  friend const jinja::Tree& jinja::tree_of(const Template& parsed);
   struct Impl;
   explicit Template(std::unique_ptr<const Impl> impl);
   std::unique_ptr<const Impl> impl_;
