@@ -22,12 +22,14 @@ struct EngineOptions {
   int max_model_len = 0;  // 0 = from config.json, reduced to what the KV cache can hold
   int max_num_batched_tokens = 2048;
   int max_num_seqs = 256;
-  int num_kv_blocks = 0;  // --num-gpu-blocks-override; 0 = from kv_cache_bytes
+  int num_kv_blocks = 0;             // --num-gpu-blocks-override; 0 = from kv_cache_bytes
   std::uint64_t kv_cache_bytes = 0;  // 0 = a share of the memory that is free at start-up
   bool enable_prefix_caching = true;
   std::uint64_t seed = 0;
   int num_threads = 0;  // 0 = one per core
   kernels::MoeBackend moe_backend = kernels::MoeBackend::kNative;
+  int max_logprobs = 20;   // upper bound of SamplingParams::logprobs; -1 = none
+  bool log_stats = false;  // a line with throughput every 10 s while there is work
 };
 
 // A snapshot of counters and gauges; names follow vLLM's metrics.
@@ -36,12 +38,12 @@ struct EngineStats {
   int num_requests_waiting = 0;
   double kv_cache_usage = 0;  // 0..1
   std::uint64_t num_preemptions = 0;
-  std::uint64_t prompt_tokens = 0;      // computed or cached
+  std::uint64_t prompt_tokens = 0;  // computed or cached
   std::uint64_t generation_tokens = 0;
   std::uint64_t prefix_cache_queries = 0;  // tokens
   std::uint64_t prefix_cache_hits = 0;     // tokens
   std::uint64_t steps = 0;
-  std::uint64_t shared_steps = 0;          // steps that carried more than one request
+  std::uint64_t shared_steps = 0;  // steps that carried more than one request
   std::uint64_t max_requests_in_step = 0;
   std::uint64_t requests_finished = 0;
 };
@@ -60,11 +62,13 @@ class Engine {
   int max_model_len() const;
   const EngineOptions& options() const;
 
-  // Queues the request; throws InvalidRequest when it can never run. on_output is called from the engine thread.
+  // Queues the request; throws InvalidRequest when it can never run. on_output is called from the
+  // engine thread.
   void submit(GenerationRequest request);
   // Ends it at the next step with FinishReason::kAbort; unknown ids are ignored.
   void cancel(const std::string& id);
-  // No new requests; returns when the running ones have finished or `timeout_seconds` passed (then they abort).
+  // No new requests; returns when the running ones have finished or `timeout_seconds` passed (then
+  // they abort).
   void drain(double timeout_seconds);
 
   EngineStats stats() const;

@@ -15,7 +15,8 @@
 
 namespace quern::engine {
 
-// A request that cannot be run; `parameter` names the field at fault ("" when none). A server answers 400.
+// A request that cannot be run; `parameter` names the field at fault ("" when none). A server
+// answers 400.
 class InvalidRequest : public Error {
  public:
   InvalidRequest(std::string message, std::string parameter)
@@ -44,9 +45,12 @@ struct SamplingParams {
   bool ignore_eos = false;
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
-  std::optional<int> logprobs;  // number of top alternatives; 0 = only the chosen token
+  // Look for stop strings inside reasoning too (vLLM before the fix of its issue 52393).
+  bool stop_in_reasoning = false;
+  std::optional<int> logprobs;  // number of top alternatives; 0 = only the chosen token, -1 = all
 
-  // Throws InvalidRequest with vLLM's texts ("temperature must be in [0, 2], got 3.").
+  // Throws InvalidRequest with vLLM's texts, complete with its suffix where it has one
+  // ("temperature must be in [0, 2], got 3.0. (parameter=temperature, value=3.0)").
   void validate(int vocab_size, int max_logprobs) const;
 };
 
@@ -58,7 +62,8 @@ struct TokenLogprob {
   float logprob = 0;
 };
 
-// One generated token with its log-probability (raw logits) and the top alternatives, most probable first.
+// One generated token with its log-probability (raw logits) and the top alternatives, most probable
+// first.
 struct TokenLogprobs {
   TokenLogprob chosen;
   std::vector<TokenLogprob> top;
@@ -66,16 +71,24 @@ struct TokenLogprobs {
 
 // What one step added to a generation.
 struct Output {
-  std::string text;                      // complete UTF-8, stop strings cut off
-  std::vector<std::int32_t> token_ids;   // includes tokens whose text is held back
-  std::vector<TokenLogprobs> logprobs;   // one a token when asked for
+  std::string text;                     // complete UTF-8, stop strings cut off
+  std::vector<std::int32_t> token_ids;  // includes tokens whose text is held back
+  std::vector<TokenLogprobs> logprobs;  // one a token when asked for
   std::optional<FinishReason> finish_reason;
-  std::string stop_string;               // which stop string ended it
+  std::string stop_string;  // which stop string ended it
   std::optional<std::int32_t> stop_token_id;
-  std::string error;                     // for kError
+  std::string error;  // for kError
   int prompt_tokens = 0;
-  int cached_tokens = 0;                 // prompt tokens taken from the prefix cache
-  int completion_tokens = 0;             // so far
+  int cached_tokens = 0;      // prompt tokens taken from the prefix cache
+  int completion_tokens = 0;  // so far
+};
+
+// How the model marks its reasoning in the text; empty markers: it does not. A generation has at
+// most one reasoning section, opened by the prompt or by the model.
+struct ReasoningFormat {
+  std::string start;                 // "<mm:think>"
+  std::string end;                   // "</mm:think>"
+  bool starts_in_reasoning = false;  // the rendered prompt ends inside reasoning
 };
 
 struct GenerationRequest {
@@ -83,6 +96,7 @@ struct GenerationRequest {
   std::vector<std::int32_t> prompt;
   SamplingParams sampling;
   std::string cache_salt;
+  ReasoningFormat reasoning;
   // Called on the engine thread, in order, the last time with finish_reason set. Must not block.
   std::function<void(Output)> on_output;
 };

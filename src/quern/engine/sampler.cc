@@ -1,0 +1,200 @@
+#include "quern/engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "quern/base/error.h"
+
+namespace quern::engine {
+namespace {
+
+constexpr float kGreedyBelow = 1e-5F;     // vLLM sampling_params.py: _SAMPLING_EPS
+constexpr float kMinTemperature = 0.01F;  // and _MAX_TEMP: smaller ones lose precision
+constexpr float kMaxLogitBias = 100.0F;   // OpenAI's range
+
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
+
+std::size_t index(TokenId token) { return static_cast<std::size_t>(token); }
+
+// The first maximum.
+TokenId argmax(std::span<const float> logits) {
+  return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
+}
+
+// A NaN or an infinity means that the forward pass went wrong. x - x is 0 only for finite x.
+void check_finite(std::span<const float> logits) {
+  bool finite = true;
+  for (const float logit : logits) finite &= logit - logit == 0.0F;
+  if (!finite) throw Error("the model produced logits that are not finite");
+}
+
+}  // namespace
+
+Sampler::Sampler(int vocab_size)
+    : adjusted_(static_cast<std::size_t>(vocab_size)),
+      counts_(static_cast<std::size_t>(vocab_size)) {
+  candidates_.reserve(adjusted_.size());
+}
+
+SampledToken Sampler::sample(std::span<const float> logits, const SamplingInput& input) {
+  QUERN_CHECK(logits.size() == adjusted_.size());
+  check_finite(logits);
+  const std::span<const float> adjusted = adjust(logits, input);
+  const TokenId best = argmax(adjusted);
+  if (adjusted[index(best)] == kMasked) throw Error("min_tokens masks every token");
+  SampledToken result;
+  result.token =
+      input.params.temperature < kGreedyBelow ? best : draw(adjusted, adjusted[index(best)], input);
+  if (input.params.logprobs) {
+    result.logprobs = log_probabilities(logits, result.token, *input.params.logprobs);
+  }
+  return result;
+}
+
+// min_tokens mask, logit_bias, penalties; on a copy, and only when there is something to do.
+std::span<const float> Sampler::adjust(std::span<const float> logits, const SamplingInput& input) {
+  const SamplingParams& params = input.params;
+  const bool masks_stop = static_cast<int>(input.output.size()) < params.min_tokens;
+  const bool penalizes = params.repetition_penalty != 1 || params.frequency_penalty != 0 ||
+                         params.presence_penalty != 0;
+  if (!masks_stop && !penalizes && params.logit_bias.empty()) return logits;
+
+  std::ranges::copy(logits, adjusted_.begin());
+  if (masks_stop) {
+    for (const TokenId token : input.eos_token_ids) adjusted_[index(token)] = kMasked;
+    for (const TokenId token : params.stop_token_ids) adjusted_[index(token)] = kMasked;
+  }
+  for (const auto& [token, bias] : params.logit_bias) {
+    adjusted_[index(token)] += std::clamp(bias, -kMaxLogitBias, kMaxLogitBias);
+  }
+  if (penalizes) penalize(input);
+  return adjusted_;
+}
+
+void Sampler::penalize(const SamplingInput& input) {
+  if (input.params.repetition_penalty != 1) penalize_repetition(input);
+  if (input.params.frequency_penalty != 0 || input.params.presence_penalty != 0) {
+    penalize_counts(input);
+  }
+}
+
+// l / r for l > 0, else l * r, once for every token in prompt or output.
+void Sampler::penalize_repetition(const SamplingInput& input) {
+  const float penalty = input.params.repetition_penalty;
+  for (const auto tokens : {input.prompt, input.output}) {
+    for (const TokenId token : tokens) {
+      if (counts_[index(token)]++ > 0) continue;
+      float& logit = adjusted_[index(token)];
+      logit = logit > 0 ? logit / penalty : logit * penalty;
+    }
+  }
+  for (const auto tokens : {input.prompt, input.output}) {
+    for (const TokenId token : tokens) counts_[index(token)] = 0;
+  }
+}
+
+// l - frequency * count - presence, for every token of the output.
+void Sampler::penalize_counts(const SamplingInput& input) {
+  for (const TokenId token : input.output) ++counts_[index(token)];
+  for (const TokenId token : input.output) {
+    int& count = counts_[index(token)];
+    if (count == 0) continue;  // done
+    float& logit = adjusted_[index(token)];
+    logit -= input.params.frequency_penalty * static_cast<float>(count);
+    logit -= input.params.presence_penalty;
+    count = 0;
+  }
+}
+
+TokenId Sampler::draw(std::span<const float> logits, float maximum, const SamplingInput& input) {
+  const SamplingParams& params = input.params;
+  const float temperature = std::max(params.temperature, kMinTemperature);
+  const float largest = maximum / temperature;
+  const bool limits_k = params.top_k > 0 && index(params.top_k) < logits.size();
+  const float threshold = limits_k ? kth_largest(logits, params.top_k) / temperature : kMasked;
+
+  candidates_.clear();
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const float logit = logits[i] / temperature;
+    if (logit < threshold) continue;
+    const float weight = std::exp(logit - largest);
+    // p < min_p * p_max, as the weight of p_max is 1.
+    if (weight > 0 && weight >= params.min_p) {
+      candidates_.push_back({logit, static_cast<TokenId>(i), weight});
+    }
+  }
+  if (params.top_p < 1) keep_top_p(params.top_p);
+
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += static_cast<double>(candidate.weight);
+  const double target = uniform(input.key, input.output.size()) * total;
+  double sum = 0;
+  for (const Candidate& candidate : candidates_) {
+    sum += static_cast<double>(candidate.weight);
+    if (sum > target) return candidate.token;
+  }
+  return candidates_.back().token;  // target rounded up to the total
+}
+
+float Sampler::kth_largest(std::span<const float> logits, int k) {
+  largest_.resize(index(k));
+  std::ranges::partial_sort_copy(logits, largest_, std::greater<>());
+  return largest_.back();
+}
+
+// Keeps the fewest most probable candidates whose probabilities reach top_p, at least one: a
+// candidate stays while the sum of those above it is < top_p. Ties go to the lower token id. A heap
+// costs O(vocabulary + kept log vocabulary), and few are kept.
+void Sampler::keep_top_p(float top_p) {
+  double total = 0;
+  for (const Candidate& candidate : candidates_) total += static_cast<double>(candidate.weight);
+  const double limit = static_cast<double>(top_p) * total;
+
+  const auto below = [](const Candidate& a, const Candidate& b) {
+    return a.logit != b.logit ? a.logit < b.logit : a.token > b.token;
+  };
+  std::ranges::make_heap(candidates_, below);
+  auto heap_end = candidates_.end();
+  for (double sum = 0; heap_end != candidates_.begin() && sum < limit; --heap_end) {
+    std::pop_heap(candidates_.begin(), heap_end, below);  // the best moves to the end
+    sum += static_cast<double>((heap_end - 1)->weight);
+  }
+  // The kept ones lie at the end, best last.
+  candidates_.erase(candidates_.begin(), heap_end);
+  std::ranges::reverse(candidates_);
+}
+
+// l - log(sum of exp) of the raw logits, summed in token order; the `num_top` largest (-1 = all),
+// ties by lower token id.
+TokenLogprobs Sampler::log_probabilities(std::span<const float> logits, TokenId chosen,
+                                         int num_top) {
+  const float largest = *std::ranges::max_element(logits);
+  double sum = 0;
+  for (const float logit : logits) sum += static_cast<double>(std::exp(logit - largest));
+  const double log_sum = static_cast<double>(largest) + std::log(sum);
+  const auto entry = [&](TokenId token) {
+    return TokenLogprob{token,
+                        static_cast<float>(static_cast<double>(logits[index(token)]) - log_sum)};
+  };
+
+  TokenLogprobs result;
+  result.chosen = entry(chosen);
+  const std::size_t wanted = num_top < 0 ? logits.size() : std::min(index(num_top), logits.size());
+  if (wanted == 0) return result;
+  ranking_.resize(logits.size());
+  std::iota(ranking_.begin(), ranking_.end(), 0);
+  const auto middle = ranking_.begin() + static_cast<std::ptrdiff_t>(wanted);
+  std::partial_sort(ranking_.begin(), middle, ranking_.end(), [&](TokenId a, TokenId b) {
+    const float x = logits[index(a)];
+    const float y = logits[index(b)];
+    return x != y ? x > y : a < b;
+  });
+  result.top.reserve(wanted);
+  for (auto it = ranking_.begin(); it != middle; ++it) result.top.push_back(entry(*it));
+  return result;
+}
+
+}  // namespace quern::engine

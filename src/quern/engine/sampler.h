@@ -1,0 +1,63 @@
+// Chooses the next token of one sequence from its logits.
+// Must never depend on other rows of the step: same logits, parameters and key give the same token.
+// Proved by tests/engine/sampler_test.cc (against a naive sampler).
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "quern/engine/block_pool.h"
+#include "quern/engine/random.h"
+#include "quern/engine/request.h"
+
+namespace quern::engine {
+
+struct SamplingInput {
+  const SamplingParams& params;
+  std::span<const TokenId> prompt;
+  std::span<const TokenId> output;         // so far
+  std::span<const TokenId> eos_token_ids;  // masked until min_tokens
+  RandomKey key;
+};
+
+struct SampledToken {
+  TokenId token = 0;
+  std::optional<TokenLogprobs> logprobs;
+};
+
+// The order of vLLM v1/sample/sampler.py: log-probabilities of the raw logits, min_tokens mask,
+// logit_bias, penalties, greedy; else temperature, min_p, top_k (ties kept), top_p, draw.
+// The draw is by inversion of the cumulative sum, in token order (by descending logit under top_p),
+// at one uniform number. Scratch is kept between calls. Not thread-safe.
+class Sampler {
+ public:
+  explicit Sampler(int vocab_size);
+
+  // `logits` [vocabulary]. Throws Error when they are not finite.
+  SampledToken sample(std::span<const float> logits, const SamplingInput& input);
+
+ private:
+  struct Candidate {
+    float logit;  // divided by the temperature
+    TokenId token;
+    float weight;  // exp(logit - largest)
+  };
+
+  std::span<const float> adjust(std::span<const float> logits, const SamplingInput& input);
+  void penalize(const SamplingInput& input);
+  void penalize_repetition(const SamplingInput& input);
+  void penalize_counts(const SamplingInput& input);
+  TokenId draw(std::span<const float> logits, float maximum, const SamplingInput& input);
+  float kth_largest(std::span<const float> logits, int k);
+  void keep_top_p(float top_p);
+  TokenLogprobs log_probabilities(std::span<const float> logits, TokenId chosen, int num_top);
+
+  std::vector<float> adjusted_;        // [vocabulary]
+  std::vector<int> counts_;            // [vocabulary], zero between calls
+  std::vector<Candidate> candidates_;  // capacity: vocabulary
+  std::vector<float> largest_;
+  std::vector<TokenId> ranking_;
+};
+
+}  // namespace quern::engine

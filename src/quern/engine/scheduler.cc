@@ -1,0 +1,128 @@
+#include "quern/engine/scheduler.h"
+
+#include <algorithm>
+
+#include "quern/base/error.h"
+
+namespace quern::engine {
+
+Scheduler::Scheduler(const SchedulerOptions& options, BlockPool& pool)
+    : options_(options), pool_(pool) {
+  QUERN_CHECK(options.max_num_batched_tokens > 0 && options.max_num_seqs > 0);
+  running_.reserve(static_cast<std::size_t>(options.max_num_seqs));
+  chunks_.reserve(static_cast<std::size_t>(options.max_num_seqs));
+}
+
+void Scheduler::add(Sequence& sequence) { waiting_.push_back(&sequence); }
+
+void Scheduler::remove(Sequence& sequence) {
+  if (std::erase(running_, &sequence) == 0) std::erase(waiting_, &sequence);
+  release(sequence);
+}
+
+std::span<const ScheduledChunk> Scheduler::schedule() {
+  chunks_.clear();
+  int budget = options_.max_num_batched_tokens;
+  const bool preempted = schedule_running(budget);
+  if (!preempted) schedule_waiting(budget);
+  QUERN_CHECK(!chunks_.empty() || (running_.empty() && waiting_.empty()),
+              "{} sequences wait and none fits into {} blocks", waiting_.size(),
+              pool_.num_blocks());
+  return chunks_;
+}
+
+// True when a sequence was preempted.
+bool Scheduler::schedule_running(int& budget) {
+  bool preempted = false;
+  for (std::size_t i = 0; i < running_.size() && budget > 0; ++i) {
+    Sequence& sequence = *running_[i];
+    const int count = std::min(sequence.num_tokens() - sequence.num_computed, budget);
+    // The youngest goes first; when that is the sequence itself, it was the last to look at.
+    while (i < running_.size() && !grow(sequence, sequence.num_computed + count)) {
+      preempt_last();
+      preempted = true;
+    }
+    if (i == running_.size()) break;
+    chunks_.push_back({&sequence, sequence.num_computed, count,
+                       sequence.num_computed + count == sequence.num_tokens()});
+    budget -= count;
+  }
+  return preempted;
+}
+
+void Scheduler::schedule_waiting(int& budget) {
+  while (!waiting_.empty() && num_running() < options_.max_num_seqs && budget > 0) {
+    Sequence& sequence = *waiting_.front();
+    if (!admit(sequence, budget)) return;
+    const int count = std::min(sequence.num_tokens() - sequence.num_computed, budget);
+    chunks_.push_back({&sequence, sequence.num_computed, count,
+                       sequence.num_computed + count == sequence.num_tokens()});
+    budget -= count;
+    waiting_.pop_front();
+    running_.push_back(&sequence);
+  }
+}
+
+// Takes the cached prefix and blocks for the first chunk, or nothing.
+bool Scheduler::admit(Sequence& sequence, int budget) {
+  hit_.clear();
+  pool_.find_prefix(sequence.tokens, sequence.cache_salt, hit_);
+  const int num_hit = static_cast<int>(hit_.size());
+  const int cached = num_hit * kBlockTokens;
+  const int count = std::min(sequence.num_tokens() - cached, budget);
+  const int needed = blocks_for(cached + count) - num_hit;
+  if (needed > pool_.num_free() - pool_.count_free(hit_)) return false;
+
+  pool_.acquire(hit_);
+  sequence.blocks.assign(hit_.begin(), hit_.end());
+  QUERN_CHECK(pool_.allocate(needed, sequence.blocks));
+  sequence.num_computed = cached;
+  sequence.num_full_blocks = num_hit;
+  if (pool_.prefix_caching() && !sequence.was_admitted) {
+    sequence.num_cached_prompt_tokens = cached;
+    prefix_cache_queries_ += static_cast<std::uint64_t>(sequence.num_tokens());
+    prefix_cache_hits_ += static_cast<std::uint64_t>(cached);
+  }
+  sequence.was_admitted = true;
+  return true;
+}
+
+bool Scheduler::grow(Sequence& sequence, int num_tokens) {
+  const int needed = blocks_for(num_tokens) - static_cast<int>(sequence.blocks.size());
+  return needed <= 0 || pool_.allocate(needed, sequence.blocks);
+}
+
+// To the front of the queue, to be recomputed; its output so far counts as prompt.
+void Scheduler::preempt_last() {
+  Sequence& sequence = *running_.back();
+  running_.pop_back();
+  release(sequence);
+  waiting_.push_front(&sequence);
+  ++num_preemptions_;
+}
+
+void Scheduler::release(Sequence& sequence) {
+  pool_.release(sequence.blocks);
+  sequence.blocks.clear();
+  sequence.num_computed = 0;
+  sequence.num_full_blocks = 0;
+}
+
+void Scheduler::commit() {
+  for (const ScheduledChunk& chunk : chunks_) {
+    chunk.sequence->num_computed += chunk.count;
+    cache_full_blocks(*chunk.sequence);
+  }
+}
+
+void Scheduler::cache_full_blocks(Sequence& sequence) {
+  const std::span<const TokenId> tokens(sequence.tokens);
+  for (int& i = sequence.num_full_blocks; i < sequence.num_computed / kBlockTokens; ++i) {
+    const auto index = static_cast<std::size_t>(i);
+    sequence.blocks[index] =
+        pool_.cache(sequence.blocks[index], i == 0 ? kNoBlock : sequence.blocks[index - 1],
+                    tokens.subspan(index * kBlockTokens, kBlockTokens), sequence.cache_salt);
+  }
+}
+
+}  // namespace quern::engine

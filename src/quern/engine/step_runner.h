@@ -1,0 +1,22 @@
+// What the engine needs of a model: one step over chunks of sequences. The real one is ModelRunner;
+// tests drive the engine with a model that is a hash.
+// Must never keep state of a sequence outside the paged cache.
+// Proved by tests/engine/engine_loop_test.cc and tests/engine/batch_invariance_test.cc.
+#pragma once
+
+#include <span>
+
+#include "quern/model/text_model.h"
+
+namespace quern::engine {
+
+class StepRunner {
+ public:
+  virtual ~StepRunner() = default;
+
+  virtual int vocab_size() const = 0;
+  // `logits` [chunks with wants_logits, vocabulary]: of the last token of each, in order.
+  virtual void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) = 0;
+};
+
+}  // namespace quern::engine
