@@ -1,4 +1,5 @@
-// quern diff: how two checkpoints differ; exit status 0 when they do not, 1 when they do.
+// quern diff: how two checkpoints differ; exit status 0 when they do not, 1 when they do, 2
+// on trouble, as diff(1).
 // Must never report equal without having compared every byte of every tensor.
 // Proved by tests/checkpoint/inspect_diff_test.cc.
 #include "quern/checkpoint/diff.h"
@@ -9,6 +10,7 @@
 
 #include "command.h"
 #include "options.h"
+#include "quern/base/error.h"
 
 namespace quern::cli {
 namespace {
@@ -56,10 +58,18 @@ void print(const CheckpointDiff& diff) {
   fmt::print("; config.json: {} differing keys\n", diff.config_keys.size());
 }
 
+CheckpointDiff compare(const Arguments& arguments) {
+  try {
+    return diff_checkpoints(Checkpoint::open(arguments.a), Checkpoint::open(arguments.b),
+                            arguments.options);
+  } catch (const Error& error) {
+    throw UsageError(
+        std::string(error.what()));  // status 2 as in diff(1): 1 says that the checkpoints differ
+  }
+}
+
 void run(const Arguments& arguments) {
-  const Checkpoint a = Checkpoint::open(arguments.a);
-  const Checkpoint b = Checkpoint::open(arguments.b);
-  const CheckpointDiff diff = diff_checkpoints(a, b, arguments.options);
+  const CheckpointDiff diff = compare(arguments);
   print(diff);
   if (!diff.identical()) throw CLI::RuntimeError(1);
 }
