@@ -79,7 +79,8 @@ def environment(chat):
 
 
 def snippets():
-    return json.loads((ROOT / "tests/golden/text/jinja_snippets.json").read_text())
+    golden = json.loads((ROOT / "tests/golden/text/jinja_snippets.json").read_text())
+    return [dict(case, context=golden["context"]) for case in golden["cases"]]
 
 
 def main():

@@ -1,7 +1,7 @@
 // A Jinja template: parsed once, rendered with a JSON context. The dialect is that of jinja2 3.1
 // with transformers' chat-template additions (break/continue, generation blocks, raise_exception,
 // ...). Must never run unbounded: steps, recursion depth and output size are limited. Proved by
-// tests/text/jinja_test.cc and tests/text/jinja_golden_test.cc.
+// tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <cstddef>

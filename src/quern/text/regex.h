@@ -1,6 +1,6 @@
 // Regular expressions of tokenizer files (the Oniguruma dialect of `tokenizers`), run by PCRE2.
 // Must never backtrack without a limit.
-// Proved by tests/text/regex_test.cc.
+// Proved by tests/text/tokenizer_test.cc.
 #pragma once
 
 #include <cstddef>

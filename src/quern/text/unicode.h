@@ -1,6 +1,6 @@
 // Character properties and simple case mapping, as Python and Rust's regex crate understand them.
 // Must never depend on the process's locale.
-// Proved by tests/text/utf8_test.cc and tests/text/jinja_golden_test.cc.
+// Proved by tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <string>

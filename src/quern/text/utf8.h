@@ -1,6 +1,6 @@
 // UTF-8 scanning: validity, code points, replacement of invalid sequences.
 // Must never read behind the view it is given.
-// Proved by tests/text/utf8_test.cc.
+// Proved by tests/text/tokenizer_test.cc.
 #pragma once
 
 #include <cstddef>

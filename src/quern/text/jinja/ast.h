@@ -1,6 +1,6 @@
 // The tree of a template: expressions that evaluate themselves and statements that run themselves.
 // Must never hold state of a rendering: that is the Interpreter's.
-// Proved by tests/text/jinja_test.cc.
+// Proved by tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <memory>

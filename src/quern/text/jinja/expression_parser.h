@@ -1,6 +1,6 @@
 // The expression half of the parser; the statement half derives from it.
 // Must never consume tokens behind the expression.
-// Proved by tests/text/jinja_test.cc.
+// Proved by tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <initializer_list>

@@ -143,7 +143,10 @@ bool Interpreter::truth(const Value& value) const {
 
 Value Interpreter::get_attribute(const Value& object, std::string_view name) {
   defined(object);
-  if (name.starts_with("__")) throw Error("access to attribute '{}' is unsafe", name);
+  // The sandbox: undefined, with a message for whoever uses it.
+  if (name.starts_with("__")) {
+    return Value::undefined(fmt::format("access to attribute '{}' is unsafe", name));
+  }
   Method method = nullptr;
   if (object.text() != nullptr)
     method = find_text_method(name);

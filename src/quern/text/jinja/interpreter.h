@@ -1,6 +1,6 @@
 // One rendering of a template: variables, output, limits, and the operations that nodes, filters,
 // tests and methods share. Must never let a template use unbounded time, memory or stack. Proved by
-// tests/text/jinja_test.cc.
+// tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <initializer_list>

@@ -1,6 +1,6 @@
 // Cuts a template into text and tokens, with jinja2's rules for white space and line ends.
 // Must never decide what a token means: names and keywords are one kind here.
-// Proved by tests/text/jinja_test.cc and tests/text/jinja_golden_test.cc.
+// Proved by tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <string>

@@ -1,6 +1,6 @@
 // Tokens to tree, with jinja2's grammar and precedence.
 // Must never recurse deeper than a limit, whatever the template.
-// Proved by tests/text/jinja_test.cc.
+// Proved by tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <string_view>

@@ -1,6 +1,6 @@
 // Values of the template language: Python's types as far as templates see them.
 // Must never be changed once built, but for namespaces and the position of generators.
-// Proved by tests/text/jinja_test.cc and tests/text/jinja_golden_test.cc.
+// Proved by tests/text/jinja_golden_test.cc.
 #pragma once
 
 #include <cstddef>
