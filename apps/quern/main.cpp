@@ -13,8 +13,18 @@ int main(int argc, char** argv) {
   try {
     quern::init_logging();
     app.require_subcommand(1);
+    quern::cli::add_quantize(app);
+    quern::cli::add_inspect(app);
+    quern::cli::add_diff(app);
+    quern::cli::add_serve(app);
+    quern::cli::add_chat(app);
+    quern::cli::add_generate(app);
+    quern::cli::add_eval(app);
+    quern::cli::add_compare(app);
     app.parse(argc, argv);
     return 0;
+  } catch (const CLI::RuntimeError& error) {  // a command's own exit status, already explained
+    return error.get_exit_code();
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
     return status == 0 ? 0 : 2;
