@@ -74,14 +74,14 @@ done
 
 title "5. Evaluate both: $questions questions, 5-shot, 8 at a time, over HTTP"
 for name in bf16 mxfp4; do
-  rm -f "$out/$name.json"
+  rm -rf "$out/eval-$name"
   run "$quern" eval --model local-chat-completions \
     --model_args "model=$name,base_url=${url[$name]}/v1/chat/completions,num_concurrent=8,max_gen_toks=128" \
     --tasks arith --data_dir "$root/data" --num_fewshot 5 --limit "$questions" \
-    --apply_chat_template --fewshot_as_multiturn --log_samples --output_path "$out/$name.json"
+    --apply_chat_template --fewshot_as_multiturn --log_samples --output_path "$out/eval-$name/"
   printf 'steps that carried more than one request: %s\n' \
     "$(curl -sf "${url[$name]}/metrics" | sed -n 's/^quern:shared_steps_total{[^}]*} //p')"
 done
 
 title "6. Compare"
-run "$quern" compare "$out/bf16.json" "$out/mxfp4.json"
+run "$quern" compare "$out/eval-bf16" "$out/eval-mxfp4"
