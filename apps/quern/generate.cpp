@@ -16,7 +16,8 @@ constexpr const char* kRawTemplate = "{{- messages[0].content -}}";
 class GenerateCommand {
  public:
   explicit GenerateCommand(CLI::App& app) : app_(app), model_(app), sampling_(app) {
-    app.add_option("-p,--prompt", prompt_, "The text to answer, or with --raw to continue")->required();
+    app.add_option("-p,--prompt", prompt_, "The text to answer, or with --raw to continue")
+        ->required();
     app.add_option("--system", system_, "System message");
     app.add_flag("--raw", raw_, "No chat template: the model continues the text");
   }
@@ -27,10 +28,8 @@ class GenerateCommand {
     spdlog::set_level(spdlog::level::warn);
     server::ChatEngineOptions options = model_.resolve();
     options.engine.log_stats = false;
-    if (raw_) {
-      options.chat_template = kRawTemplate;
-      options.chat.parse_reasoning = false;
-    }
+    options.chat.parse_reasoning = !raw_;
+    if (raw_) options.chat_template = kRawTemplate;
     server::ChatEngine engine(std::move(options));
     server::ChatRequest request;
     request.messages = Json::array();

@@ -16,12 +16,15 @@
 namespace quern::cli {
 namespace {
 
-// What the evaluation reads itself (eval/arguments.h), and the harness's names that mean nothing here.
+// What the evaluation reads itself (eval/arguments.h), and the harness's names that mean nothing
+// here.
 constexpr auto kOfEvaluation = std::to_array<std::string_view>(
-    {"model", "pretrained", "base_url", "num_concurrent", "max_retries", "timeout", "max_gen_toks",
-     "seed", "eos_string", "think_end_token", "verify_certificate", "ca_cert_path", "header",
-     "tokenizer_backend", "tokenizer", "tokenized_requests", "max_length", "max_images",
-     "batch_size", "auth_token", "revision", "trust_remote_code", "add_bos_token"});
+    {"model",       "pretrained",        "base_url",           "num_concurrent",
+     "max_retries", "timeout",           "max_gen_toks",       "seed",
+     "eos_string",  "think_end_token",   "verify_certificate", "ca_cert_path",
+     "header",      "tokenizer_backend", "tokenizer",          "tokenized_requests",
+     "max_length",  "max_images",        "batch_size",         "auth_token",
+     "revision",    "trust_remote_code", "add_bos_token"});
 
 class InProcessBackend final : public ChatBackend {
  public:

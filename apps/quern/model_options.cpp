@@ -49,14 +49,21 @@ constexpr AcceptedOption kAccepted[] = {
 };
 
 std::string lower_with_underscores(std::string text) {
-  for (char& c : text) c = c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  for (char& c : text)
+    c = c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return text;
 }
 
 kernels::MoeBackend moe_backend(const std::string& given) {
-  static constexpr std::string_view kOfVllm[] = {
-      "triton", "deep_gemm", "deep_gemm_mega_moe", "cutlass", "flashinfer_trtllm",
-      "flashinfer_cutlass", "flashinfer_cutedsl", "marlin", "aiter"};
+  static constexpr std::string_view kOfVllm[] = {"triton",
+                                                 "deep_gemm",
+                                                 "deep_gemm_mega_moe",
+                                                 "cutlass",
+                                                 "flashinfer_trtllm",
+                                                 "flashinfer_cutlass",
+                                                 "flashinfer_cutedsl",
+                                                 "marlin",
+                                                 "aiter"};
   const std::string name = lower_with_underscores(given);
   if (name == "emulation") return kernels::MoeBackend::kEmulation;
   if (name == "native" || name == "auto") return kernels::MoeBackend::kNative;
@@ -76,7 +83,8 @@ void require_name(const char* option, const std::string& given, const char* know
 int count_option(const std::string& text, const char* option, int otherwise) {
   if (text.empty() || text == "auto" || text == "-1") return otherwise;
   const std::int64_t count = parse_count(text, option);
-  if (count < 1 || count > INT32_MAX) throw UsageError("{}: must be at least 1, got {}", option, text);
+  if (count < 1 || count > INT32_MAX)
+    throw UsageError("{}: must be at least 1, got {}", option, text);
   return static_cast<int>(count);
 }
 
@@ -105,13 +113,15 @@ ModelOptions::ModelOptions(CLI::App& app) {
   option("--model", model_option_, "The same as an option");
   option("--served-model-name", served_names_, "Names in the API; answers carry the first")
       ->expected(-1);
-  option("--max-model-len", max_model_len_, "Longest prompt and output together; 1k = 1000, 1K = 1024");
+  option("--max-model-len", max_model_len_,
+         "Longest prompt and output together; 1k = 1000, 1K = 1024");
   option("--max-num-batched-tokens", max_batched_tokens_, "Tokens of one step (2048)");
   option("--max-num-seqs", max_num_seqs_, "Sequences running at once")->check(CLI::PositiveNumber);
   option("--max-queue-len", max_queue_len_, "Waiting generations before 429 is answered")
       ->check(CLI::NonNegativeNumber);
   option("--block-size", block_size_, "Tokens of a KV block: 128");
-  option("--num-gpu-blocks-override", num_blocks_, "Number of KV blocks")->check(CLI::PositiveNumber);
+  option("--num-gpu-blocks-override", num_blocks_, "Number of KV blocks")
+      ->check(CLI::PositiveNumber);
   option("--kv-cache-gb", kv_cache_gb_, "Memory of the KV cache in GB (10^9 bytes)")
       ->check(CLI::PositiveNumber);
   option("--kv-cache-dtype", kv_cache_dtype_, "auto or bfloat16");
@@ -153,7 +163,8 @@ server::ChatEngineOptions ModelOptions::resolve() const {
     throw UsageError("--dtype: only auto and bfloat16 are supported, got {}", dtype_);
   }
   if (kv_cache_dtype_ != "auto" && kv_cache_dtype_ != "bfloat16") {
-    throw UsageError("--kv-cache-dtype: only auto and bfloat16 are supported, got {}", kv_cache_dtype_);
+    throw UsageError("--kv-cache-dtype: only auto and bfloat16 are supported, got {}",
+                     kv_cache_dtype_);
   }
   require_name("--reasoning-parser", reasoning_parser_, "minimax_m3");
   require_name("--tool-call-parser", tool_parser_, "minimax_m3");
@@ -163,8 +174,8 @@ server::ChatEngineOptions ModelOptions::resolve() const {
   server::ChatEngineOptions options;
   options.engine.model_dir = model;
   options.engine.max_model_len = count_option(max_model_len_, "--max-model-len", 0);
-  options.engine.max_num_batched_tokens =
-      count_option(max_batched_tokens_, "--max-num-batched-tokens", options.engine.max_num_batched_tokens);
+  options.engine.max_num_batched_tokens = count_option(
+      max_batched_tokens_, "--max-num-batched-tokens", options.engine.max_num_batched_tokens);
   options.engine.max_num_seqs = max_num_seqs_;
   options.engine.num_kv_blocks = num_blocks_;
   options.engine.kv_cache_bytes = static_cast<std::uint64_t>(kv_cache_gb_ * 1e9);

@@ -1,7 +1,6 @@
-// The options of `vllm serve` that decide how a model is loaded and how it answers; shared by serve,
-// chat, generate and the in-process evaluation.
-// Must never be read before the command line is parsed.
-// Proved by tests/apps/options_test.cc.
+// The options of `vllm serve` that decide how a model is loaded and how it answers; shared by
+// serve, chat, generate and the in-process evaluation. Must never be read before the command line
+// is parsed. Proved by tests/apps/options_test.cc.
 #pragma once
 
 #include <memory>

@@ -64,7 +64,8 @@ std::string both_spellings(const std::string& name) {
 std::string with_opposite(const std::string& name) {
   const std::string opposite = "--no-" + name.substr(2);
   std::string names = both_spellings(name) + ",!" + opposite;
-  if (const std::string other = with_underscores(opposite); other != opposite) names += ",!" + other;
+  if (const std::string other = with_underscores(opposite); other != opposite)
+    names += ",!" + other;
   return names;
 }
 
@@ -122,10 +123,9 @@ AcceptedOptions::AcceptedOptions(CLI::App& app, const AcceptedOption* begin,
                                  const AcceptedOption* end) {
   for (const AcceptedOption* option = begin; option != end; ++option) {
     const std::string help = std::string("accepted: ") + option->note;
-    CLI::Option* parsed =
-        option->takes_value
-            ? app.add_option(both_spellings(option->name), help)->expected(1)
-            : app.add_flag(with_opposite(option->name), help);
+    CLI::Option* parsed = option->takes_value
+                              ? app.add_option(both_spellings(option->name), help)->expected(1)
+                              : app.add_flag(with_opposite(option->name), help);
     parsed->group("Accepted for compatibility");
     options_.push_back({*option, parsed});
   }

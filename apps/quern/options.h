@@ -1,7 +1,7 @@
-// Helpers for the command line: names with '-' or '_', sizes with suffixes, flags of peers that mean
-// nothing here, and the nearest name for one that is unknown.
-// Must never guess: an option is known, accepted with a line that says what it maps to, or an error.
-// Proved by tests/apps/options_test.cc.
+// Helpers for the command line: names with '-' or '_', sizes with suffixes, flags of peers that
+// mean nothing here, and the nearest name for one that is unknown. Must never guess: an option is
+// known, accepted with a line that says what it maps to, or an error. Proved by
+// tests/apps/options_test.cc.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -18,8 +18,8 @@ std::string both_spellings(const std::string& name);
 // A flag with its opposite: "--x" and "--no-x", both spellings.
 std::string with_opposite(const std::string& name);
 
-// The usual options of a subcommand: unknown ones are collected for refuse_unknown(), help shows one
-// spelling.
+// The usual options of a subcommand: unknown ones are collected for refuse_unknown(), help shows
+// one spelling.
 void prepare(CLI::App& app);
 // Throws UsageError for the first argument that no option took, with the nearest known name.
 void refuse_unknown(const CLI::App& app);

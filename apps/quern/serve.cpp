@@ -71,7 +71,8 @@ class ServeCommand {
     options.http = http_;
     options.http.max_body_bytes = static_cast<std::size_t>(max_body_mb_) << 20;
     options.http.max_header_bytes = static_cast<std::size_t>(header_bytes_);
-    options.http.drain_timeout = std::chrono::milliseconds(static_cast<long>(drain_seconds_ * 1000));
+    options.http.drain_timeout =
+        std::chrono::milliseconds(static_cast<long>(drain_seconds_ * 1000));
     options.api.api_keys = api_keys_;
     for (const char* name : {"QUERN_API_KEY", "VLLM_API_KEY"}) {
       const auto key = environment(name);

@@ -11,16 +11,18 @@ namespace {
 Json json(const std::string& text) { return parse_json(text, "test"); }
 
 TEST(TemplateMessages, FollowTheTemplatesFormat) {
-  const Json messages = json(R"([{"role":"user","content":[{"type":"text","text":"a"},"b"],"extra":1},
+  const Json messages =
+      json(R"([{"role":"user","content":[{"type":"text","text":"a"},"b"],"extra":1},
       {"role":"assistant","content":null,"reasoning":"r","tool_calls":[{"id":"1","type":"function",
        "function":{"name":"f","arguments":"{\"x\": [1]}"}},{"function":{"name":"g","arguments":""}}]},
       {"role":"tool","tool_call_id":"1","content":"12"}])");
   const Json strings = template_messages(messages, ContentFormat::kString);
   EXPECT_EQ(strings[0].dump(), R"({"role":"user","content":"a\nb"})");
-  EXPECT_EQ(strings[1].dump(),
-            R"({"role":"assistant","content":null,"reasoning":"r","reasoning_content":"r",)"
-            R"("tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"x":[1]}}},)"
-            R"({"function":{"name":"g","arguments":{}}}]})");
+  EXPECT_EQ(
+      strings[1].dump(),
+      R"({"role":"assistant","content":null,"reasoning":"r","reasoning_content":"r",)"
+      R"("tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":{"x":[1]}}},)"
+      R"({"function":{"name":"g","arguments":{}}}]})");
   EXPECT_EQ(strings[2].dump(), R"({"role":"tool","content":"12","tool_call_id":"1"})");
   EXPECT_EQ(template_messages(messages, ContentFormat::kOpenAi)[0].dump(),
             R"({"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]})");
@@ -38,7 +40,8 @@ TEST(TemplateMessages, WrongOnesAreNamed) {
        "images are not supported by this build yet."},
       {R"([{"role":"user","content":[{"type":"input_audio"}]}])", "not supported"},
       {R"([{"role":"user","content":"a"},{"role":"assistant","tool_calls":[{"function":{"name":"f",
-          "arguments":"{broken"}}]}])", "messages[1]: arguments of a tool call: invalid JSON"},
+          "arguments":"{broken"}}]}])",
+       "messages[1]: arguments of a tool call: invalid JSON"},
       {R"([{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"[1]"}}]}])",
        "must hold a JSON object"},
       {R"([{"role":"assistant","tool_calls":[{}]}])", "needs `function.name`"},

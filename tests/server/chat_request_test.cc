@@ -18,11 +18,11 @@ std::string with(const std::string& fields) {
 }
 
 TEST(ChatRequest, ReadsEveryKindOfField) {
-  const ChatRequest request = parse_chat_request(
-      with(R"("model":"m","max_tokens":"7","temperature":"0.5","top_p":1,"seed":-1,"n":2,"stop":"x",)"
-           R"("logprobs":true,"top_logprobs":3,"logit_bias":{"5":-200,"6":"1.5"},"stream":"yes",)"
-           R"("stream_options":{"include_usage":true},"min_p":null,"unknown":{"a":[1]},)"
-           R"("chat_template_kwargs":{"thinking_mode":"enabled"},"stop_token_ids":[1,2.0])"));
+  const ChatRequest request = parse_chat_request(with(
+      R"("model":"m","max_tokens":"7","temperature":"0.5","top_p":1,"seed":-1,"n":2,"stop":"x",)"
+      R"("logprobs":true,"top_logprobs":3,"logit_bias":{"5":-200,"6":"1.5"},"stream":"yes",)"
+      R"("stream_options":{"include_usage":true},"min_p":null,"unknown":{"a":[1]},)"
+      R"("chat_template_kwargs":{"thinking_mode":"enabled"},"stop_token_ids":[1,2.0])"));
   EXPECT_EQ(request.model, "m");
   EXPECT_EQ(request.max_tokens, 7);
   EXPECT_FALSE(request.max_completion_tokens);
@@ -81,14 +81,18 @@ TEST(ChatRequest, WrongBodiesAreNamed) {
        "body.stream_options.include_usage", "bool_parsing"},
       {with(R"("stream_options":{})"), 400, "BadRequestError", "stream_options",
        "Stream options can only be defined when `stream=True`."},
-      {with(R"("tools":[])"), 400, "BadRequestError", "tools", "`tools` must not be an empty array"},
+      {with(R"("tools":[])"), 400, "BadRequestError", "tools",
+       "`tools` must not be an empty array"},
       {with(R"("tools":[{"type":"function"}])"), 400, "Bad Request", "body.tools", "function.name"},
       {with(R"("tool_choice":"auto")"), 400, "BadRequestError", "tool_choice",
        "When using `tool_choice`, `tools` must be set."},
-      {with(R"("tool_choice":"sometimes")"), 400, "Bad Request", "body.tool_choice", "literal_error"},
+      {with(R"("tool_choice":"sometimes")"), 400, "Bad Request", "body.tool_choice",
+       "literal_error"},
       {with(R"("top_logprobs":2)"), 400, "BadRequestError", "top_logprobs", "must be set to true"},
-      {with(R"("stop":["a",""])"), 400, "BadRequestError", "stop", "stop cannot contain an empty string."},
-      {with(R"("continue_final_message":true,"add_generation_prompt":true)"), 400, "BadRequestError", "",
+      {with(R"("stop":["a",""])"), 400, "BadRequestError", "stop",
+       "stop cannot contain an empty string."},
+      {with(R"("continue_final_message":true,"add_generation_prompt":true)"), 400,
+       "BadRequestError", "",
        "Cannot set both `continue_final_message` and `add_generation_prompt` to True."},
       {with(R"("response_format":{"type":"json_object"})"), 501, "NotImplementedError",
        "response_format", "not supported by this build yet"},

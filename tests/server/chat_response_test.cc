@@ -57,8 +57,9 @@ TEST(ChatWriter, EventsByteByByte) {
   delta = {};
   delta.content = "18 \xC3\xA9";
   EXPECT_EQ(writer.delta_event(delta),
-            head + "[{\"index\":0,\"delta\":{\"content\":\"18 \xC3\xA9\"},\"logprobs\":null,"
-                   "\"finish_reason\":null,\"token_ids\":null}]}\n\n");
+            head +
+                "[{\"index\":0,\"delta\":{\"content\":\"18 \xC3\xA9\"},\"logprobs\":null,"
+                "\"finish_reason\":null,\"token_ids\":null}]}\n\n");
   delta = {};
   delta.finish_reason = "stop";
   EXPECT_EQ(writer.delta_event(delta),
@@ -66,16 +67,19 @@ TEST(ChatWriter, EventsByteByByte) {
                    R"("stop_reason":null,"token_ids":null}]})"
                    "\n\n");
   delta = {};
-  delta.tool_calls = {{0, "chatcmpl-tool-1", "get_weather", ""}, {0, "", "", R"({"city": "Oslo"})"}};
+  delta.tool_calls = {{0, "chatcmpl-tool-1", "get_weather", ""},
+                      {0, "", "", R"({"city": "Oslo"})"}};
   EXPECT_EQ(writer.delta_event(delta),
-            head + R"([{"index":0,"delta":{"tool_calls":[{"index":0,"id":"chatcmpl-tool-1",)"
-                   R"("type":"function","function":{"name":"get_weather","arguments":""}},)"
-                   R"({"index":0,"function":{"arguments":"{\"city\": \"Oslo\"}"}}]},"logprobs":null,)"
-                   R"("finish_reason":null,"token_ids":null}]})"
-                   "\n\n");
+            head +
+                R"([{"index":0,"delta":{"tool_calls":[{"index":0,"id":"chatcmpl-tool-1",)"
+                R"("type":"function","function":{"name":"get_weather","arguments":""}},)"
+                R"({"index":0,"function":{"arguments":"{\"city\": \"Oslo\"}"}}]},"logprobs":null,)"
+                R"("finish_reason":null,"token_ids":null}]})"
+                "\n\n");
   EXPECT_EQ(writer.usage_event({1032, 168, 0}),
-            head + R"([],"usage":{"prompt_tokens":1032,"total_tokens":1200,"completion_tokens":168}})"
-                   "\n\n");
+            head +
+                R"([],"usage":{"prompt_tokens":1032,"total_tokens":1200,"completion_tokens":168}})"
+                "\n\n");
   EXPECT_EQ(ChatWriter::done_event(), "data: [DONE]\n\n");
 }
 
@@ -88,14 +92,15 @@ TEST(ChatWriter, BodyByteByByte) {
   completion.choices[0].finish_reason = "stop";
   completion.choices[0].stop_reason = "Question:";
   completion.usage = {1032, 168, 0};
-  EXPECT_EQ(ChatWriter(plan, tokenizer()).body(completion),
-            R"({"id":"chatcmpl-X","object":"chat.completion","created":1781000000,"model":"NAME",)"
-            R"("choices":[{"index":0,"message":{"role":"assistant","content":"18","refusal":null,)"
-            R"("annotations":null,"audio":null,"function_call":null,"reasoning":"9 + 9"},)"
-            R"("logprobs":null,"finish_reason":"stop","stop_reason":"Question:","token_ids":null}],)"
-            R"("service_tier":null,"system_fingerprint":null,"usage":{"prompt_tokens":1032,)"
-            R"("total_tokens":1200,"completion_tokens":168,"prompt_tokens_details":null},)"
-            R"("prompt_logprobs":null,"prompt_token_ids":null,"kv_transfer_params":null})");
+  EXPECT_EQ(
+      ChatWriter(plan, tokenizer()).body(completion),
+      R"({"id":"chatcmpl-X","object":"chat.completion","created":1781000000,"model":"NAME",)"
+      R"("choices":[{"index":0,"message":{"role":"assistant","content":"18","refusal":null,)"
+      R"("annotations":null,"audio":null,"function_call":null,"reasoning":"9 + 9"},)"
+      R"("logprobs":null,"finish_reason":"stop","stop_reason":"Question:","token_ids":null}],)"
+      R"("service_tier":null,"system_fingerprint":null,"usage":{"prompt_tokens":1032,)"
+      R"("total_tokens":1200,"completion_tokens":168,"prompt_tokens_details":null},)"
+      R"("prompt_logprobs":null,"prompt_token_ids":null,"kv_transfer_params":null})");
 }
 
 TEST(ChatWriter, LogprobsCarryTextBytesAndTheRequestedAlternatives) {
@@ -117,8 +122,8 @@ TEST(ChatWriter, LogprobsCarryTextBytesAndTheRequestedAlternatives) {
 TEST(ChatAnswer, SeparatesReasoningContentAndCallsAtAnyCut) {
   const std::string ns = "]<]minimax[>[";
   const std::string text = "<mm:think>plan</mm:think>Checking. " + ns + "<tool_call>\n" + ns +
-                           "<invoke name=\"get_weather\">" + ns + "<city>Oslo" + ns + "</city>" + ns +
-                           "</invoke>\n" + ns + "</tool_call>";
+                           "<invoke name=\"get_weather\">" + ns + "<city>Oslo" + ns + "</city>" +
+                           ns + "</invoke>\n" + ns + "</tool_call>";
   ChatPlan plan = plan_of();
   plan.tools = parse_json(
       R"([{"type":"function","function":{"name":"get_weather","parameters":{"type":"object",

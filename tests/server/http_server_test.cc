@@ -24,7 +24,8 @@ class HttpServerTest : public testing::Test {
   void start(HttpOptions options = {}) {
     options.host = "127.0.0.1";
     options.port = 0;
-    server_ = std::make_unique<HttpServer>(options, [this](HttpExchange& exchange) { return handle(exchange); });
+    server_ = std::make_unique<HttpServer>(
+        options, [this](HttpExchange& exchange) { return handle(exchange); });
     thread_ = std::thread([this] { server_->run(); });
   }
   ~HttpServerTest() override {
@@ -82,7 +83,8 @@ TEST_F(HttpServerTest, WrongBytesGetTheirStatus) {
     std::string bytes;
     std::string answer;  // how it begins; "" = closed without an answer
   };
-  const std::string chunked = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string chunked =
+      "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
   const Case cases[] = {
       {"GET /echo?a=b HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200"},
       {chunked + "3\r\nabc\r\n0\r\n\r\n", "HTTP/1.1 200"},
@@ -95,7 +97,8 @@ TEST_F(HttpServerTest, WrongBytesGetTheirStatus) {
       {"GET / HTTP/1.1\r\nHost: a\r\nX: " + std::string(5000, 'x') + "\r\n\r\n", "HTTP/1.1 431"},
       {"POST /echo HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", "HTTP/1.1 413"},
       {"POST /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n", "HTTP/1.1 400"},
-      {"POST /echo HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", "HTTP/1.1 400"},
+      {"POST /echo HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+       "HTTP/1.1 400"},
       {"POST /echo HTTP/1.1\r\nContent-Length: 50\r\n\r\nshort", ""},
       {"", ""},
       {"GET /throw HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 500"},
@@ -124,7 +127,8 @@ TEST_F(HttpServerTest, PipelinedRequestsAreAnsweredInOrder) {
 TEST_F(HttpServerTest, StreamsInChunksAndPlainForOldClients) {
   start();
   const std::string chunked = ask("GET /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-  EXPECT_NE(chunked.find("\r\n\r\n5\r\npiece\r\n5\r\npiece\r\n5\r\npiece\r\n0\r\n\r\n"), std::string::npos)
+  EXPECT_NE(chunked.find("\r\n\r\n5\r\npiece\r\n5\r\npiece\r\n5\r\npiece\r\n0\r\n\r\n"),
+            std::string::npos)
       << chunked;
   const std::string plain = ask("GET /stream HTTP/1.0\r\n\r\n");
   EXPECT_TRUE(plain.ends_with("\r\n\r\npiecepiecepiece")) << plain;
@@ -143,7 +147,8 @@ TEST_F(HttpServerTest, SlowSendersAreCutOff) {
   HttpOptions options;
   options.header_timeout = options.idle_timeout = options.body_timeout = milliseconds(150);
   start(options);
-  for (const char* bytes : {"", "GET /echo HT", "POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"}) {
+  for (const char* bytes :
+       {"", "GET /echo HT", "POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"}) {
     RawClient client(server_->port());
     client.send(bytes);
     client.read_until("", milliseconds(5000));

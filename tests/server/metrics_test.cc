@@ -26,7 +26,8 @@ TEST(Metrics, HaveTheNamesOfVllm) {
            "# TYPE vllm:prompt_tokens_total counter\n",
            "vllm:prompt_tokens_total{engine=\"0\",model_name=\"m\"} 30\n",
            "quern:shared_steps_total{engine=\"0\",model_name=\"m\"} 5\n",
-           "vllm:request_success_total{engine=\"0\",finished_reason=\"length\",model_name=\"m\"} 1\n",
+           "vllm:request_success_total{engine=\"0\",finished_reason=\"length\",model_name=\"m\"} "
+           "1\n",
            "vllm:request_success_total{engine=\"0\",finished_reason=\"stop\",model_name=\"m\"} 0\n",
            "vllm:time_to_first_token_seconds_count{engine=\"0\",model_name=\"m\"} 1\n",
            "vllm:request_generation_tokens_sum{engine=\"0\",model_name=\"m\"} 3\n",

@@ -71,7 +71,8 @@ class RawClient {
 
 inline std::string post(std::string_view path, std::string_view body,
                         std::string_view more_headers = "") {
-  return "POST " + std::string(path) + " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n" +
+  return "POST " + std::string(path) +
+         " HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n" +
          std::string(more_headers) + "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
          std::string(body);
 }

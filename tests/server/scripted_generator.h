@@ -1,8 +1,8 @@
 // A generator that plays a script: each request gets the pieces that a test prepared.
 #pragma once
 
-#include <chrono>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <map>

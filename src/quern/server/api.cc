@@ -1,13 +1,13 @@
 // See api.h.
 #include "quern/server/api.h"
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/system/system_error.hpp>
-#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <utility>
@@ -153,8 +153,12 @@ struct Api::Impl {
 
   asio::awaitable<void> models(HttpExchange& exchange) {
     const ChatServiceOptions& chat = service.options();
-    const ModelListing listing{chat.model_names,    options.root,     options.fingerprint,
-                               chat.max_model_len,  chat.parse_tools, chat.parse_reasoning,
+    const ModelListing listing{chat.model_names,
+                               options.root,
+                               options.fingerprint,
+                               chat.max_model_len,
+                               chat.parse_tools,
+                               chat.parse_reasoning,
                                created};
     HttpResponse response = json_response(200, models_json(listing));
     co_await exchange.respond(std::move(response));
@@ -278,7 +282,8 @@ struct Api::Impl {
     std::string events;
     for (int choice = 0; choice < plan.n; ++choice) events += writer.role_event(choice);
     if (plan.echo.empty()) return events;
-    for (int choice = 0; choice < plan.n; ++choice) events += writer.content_event(choice, plan.echo);
+    for (int choice = 0; choice < plan.n; ++choice)
+      events += writer.content_event(choice, plan.echo);
     return events;
   }
 

@@ -45,7 +45,7 @@ struct ChatPlan {
 
 struct ToolCallDelta {
   std::size_t index = 0;
-  std::string id;    // set on the first delta of a call, with the name
+  std::string id;  // set on the first delta of a call, with the name
   std::string name;
   std::string arguments;
 };
@@ -62,9 +62,7 @@ struct ChatDelta {
   Json stop_reason;           // a string, a token id, or null
   int completion_tokens = 0;  // of this choice so far
 
-  bool has_message() const {
-    return !reasoning.empty() || !content.empty() || !tool_calls.empty();
-  }
+  bool has_message() const { return !reasoning.empty() || !content.empty() || !tool_calls.empty(); }
 };
 
 struct Usage {

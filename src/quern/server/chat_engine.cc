@@ -29,8 +29,7 @@ ChatTemplate load_template(const ChatEngineOptions& options) {
   throw Error("--chat-template {}: no such file, and not a template's text", given);
 }
 
-GenerationConfig sampling_defaults(const ChatEngineOptions& options,
-                                   const engine::Engine& engine) {
+GenerationConfig sampling_defaults(const ChatEngineOptions& options, const engine::Engine& engine) {
   GenerationConfig config;
   if (options.generation_config == "auto") {
     config = engine.generation_config();

@@ -16,9 +16,9 @@ namespace quern::server {
 struct ChatEngineOptions {
   engine::EngineOptions engine;
   std::vector<std::string> served_model_names;  // empty: the path of the model as given
-  std::string chat_template;                    // a file, or the template's text; "": the checkpoint's
-  std::string generation_config = "auto";       // auto: the checkpoint's; vllm: none; or a directory
-  Json override_generation_config;              // object or null
+  std::string chat_template;               // a file, or the template's text; "": the checkpoint's
+  std::string generation_config = "auto";  // auto: the checkpoint's; vllm: none; or a directory
+  Json override_generation_config;         // object or null
   // What the service is asked to do; the model's own facts are filled in.
   ChatServiceOptions chat;
   int max_queue_len = 4096;  // waiting generations beyond those that run

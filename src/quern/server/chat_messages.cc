@@ -18,10 +18,10 @@ struct Place {
 
   template <typename... Args>
   [[noreturn]] void fail(fmt::format_string<Args...> format, Args&&... args) const {
-    throw ApiError(400,
-                   fmt::format("messages[{}]: {}", index,
-                               fmt::format(format, std::forward<Args>(args)...)),
-                   "messages");
+    throw ApiError(
+        400,
+        fmt::format("messages[{}]: {}", index, fmt::format(format, std::forward<Args>(args)...)),
+        "messages");
   }
 };
 

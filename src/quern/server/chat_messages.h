@@ -1,6 +1,6 @@
 // Brings the messages of a chat request into the form that chat templates read.
-// Must never hand a template a type it cannot expect (content is text or parts, arguments an object).
-// Proved by tests/server/chat_messages_test.cc.
+// Must never hand a template a type it cannot expect (content is text or parts, arguments an
+// object). Proved by tests/server/chat_messages_test.cc.
 #pragma once
 
 #include "quern/base/json.h"
@@ -10,7 +10,8 @@ namespace quern::server {
 
 // Rules of vLLM entrypoints/chat_utils.py: text parts are joined with newlines for a template that
 // wants strings, else content is a list of parts; reasoning stands under `reasoning` and
-// `reasoning_content`; arguments of tool calls are objects. Throws ApiError (400) naming the message.
+// `reasoning_content`; arguments of tool calls are objects. Throws ApiError (400) naming the
+// message.
 Json template_messages(const Json& messages, ContentFormat format);
 
 }  // namespace quern::server

@@ -13,10 +13,10 @@ namespace quern::server {
 namespace {
 
 // The members of ChatRequest whose type says all about how they are read.
-using Member = std::variant<bool ChatRequest::*, std::int64_t ChatRequest::*, double ChatRequest::*,
-                            std::string ChatRequest::*, std::optional<std::int64_t> ChatRequest::*,
-                            std::optional<double> ChatRequest::*,
-                            std::vector<std::int64_t> ChatRequest::*>;
+using Member =
+    std::variant<bool ChatRequest::*, std::int64_t ChatRequest::*, double ChatRequest::*,
+                 std::string ChatRequest::*, std::optional<std::int64_t> ChatRequest::*,
+                 std::optional<double> ChatRequest::*, std::vector<std::int64_t> ChatRequest::*>;
 
 struct Field {
   std::string_view name;
@@ -59,9 +59,20 @@ const auto kFields = std::to_array<Field>({
 
 // Fields that change the answer and that this build does not implement: refused, not ignored.
 constexpr auto kUnsupported = std::to_array<std::string_view>({
-    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-    "thinking_token_budget", "prompt_logprobs", "logprob_token_ids", "allowed_token_ids",
-    "bad_words", "truncate_prompt_tokens", "documents", "mm_processor_kwargs", "media_io_kwargs",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "thinking_token_budget",
+    "prompt_logprobs",
+    "logprob_token_ids",
+    "allowed_token_ids",
+    "bad_words",
+    "truncate_prompt_tokens",
+    "documents",
+    "mm_processor_kwargs",
+    "media_io_kwargs",
 });
 
 Json parse_body(std::string_view body) {
@@ -69,11 +80,12 @@ Json parse_body(std::string_view body) {
   try {
     json = parse_json(body, "body", {.max_depth = kMaxJsonDepth, .reject_duplicate_keys = false});
   } catch (const Error& error) {
-    throw ApiError(400,
-                   fmt::format("1 validation error:\n  {{'type': 'json_invalid', 'loc': ('body',), "
-                               "'msg': 'JSON decode error', 'input': {{}}, 'ctx': {{'error': {}}}}}",
-                               python_repr(Json(error.what()))),
-                   "body", "Bad Request");
+    throw ApiError(
+        400,
+        fmt::format("1 validation error:\n  {{'type': 'json_invalid', 'loc': ('body',), "
+                    "'msg': 'JSON decode error', 'input': {{}}, 'ctx': {{'error': {}}}}}",
+                    python_repr(Json(error.what()))),
+        "body", "Bad Request");
   }
   if (!json.is_object()) {
     throw ApiError(400,
@@ -198,7 +210,8 @@ void check_rules(const ChatRequest& request, const Json& body, bool stream_optio
                    "Cannot set both `continue_final_message` and `add_generation_prompt` to True.");
   }
   for (const std::string& stop : request.stop) {
-    if (stop.empty()) throw parameter_error("stop cannot contain an empty string.", "stop", body["stop"]);
+    if (stop.empty())
+      throw parameter_error("stop cannot contain an empty string.", "stop", body["stop"]);
   }
   if (request.cache_salt.size() > 128 ||
       request.cache_salt.find_first_of(std::string_view("@/\\\0", 4)) != std::string::npos) {

@@ -1,6 +1,6 @@
-// The body of POST /v1/chat/completions as a plain struct: types checked, nulls replaced by defaults.
-// Must never apply a server's or checkpoint's default: that is ChatService's.
-// Proved by tests/server/chat_request_test.cc.
+// The body of POST /v1/chat/completions as a plain struct: types checked, nulls replaced by
+// defaults. Must never apply a server's or checkpoint's default: that is ChatService's. Proved by
+// tests/server/chat_request_test.cc.
 #pragma once
 
 #include <cstdint>

@@ -36,12 +36,13 @@ Json message_json(const ChatPlan& plan, const ChatChoice& choice) {
   const bool calls = !choice.tool_calls.empty();
   // With calls, blanks before the first one are no content (vLLM parser/abstract_parser.py).
   const bool blank = choice.content.find_first_not_of(" \t\r\n") == std::string::npos;
-  Json message = {{"role", plan.role},
-                  {"content", calls && blank ? Json(nullptr) : text_or_null(plan.echo + choice.content)},
-                  {"refusal", nullptr},
-                  {"annotations", nullptr},
-                  {"audio", nullptr},
-                  {"function_call", nullptr}};
+  Json message = {
+      {"role", plan.role},
+      {"content", calls && blank ? Json(nullptr) : text_or_null(plan.echo + choice.content)},
+      {"refusal", nullptr},
+      {"annotations", nullptr},
+      {"audio", nullptr},
+      {"function_call", nullptr}};
   if (calls) {
     Json list = Json::array();
     for (const ToolCallDelta& call : choice.tool_calls) {
@@ -88,12 +89,13 @@ std::string ChatWriter::body(const ChatCompletion& completion) const {
   Json choices = Json::array();
   for (std::size_t i = 0; i < completion.choices.size(); ++i) {
     const ChatChoice& choice = completion.choices[i];
-    choices.push_back({{"index", i},
-                       {"message", message_json(plan_, choice)},
-                       {"logprobs", plan_.logprobs ? logprobs_json(choice.logprobs) : Json(nullptr)},
-                       {"finish_reason", choice.finish_reason},
-                       {"stop_reason", choice.stop_reason},
-                       {"token_ids", ids_or_null(plan_.return_token_ids, choice.token_ids)}});
+    choices.push_back(
+        {{"index", i},
+         {"message", message_json(plan_, choice)},
+         {"logprobs", plan_.logprobs ? logprobs_json(choice.logprobs) : Json(nullptr)},
+         {"finish_reason", choice.finish_reason},
+         {"stop_reason", choice.stop_reason},
+         {"token_ids", ids_or_null(plan_.return_token_ids, choice.token_ids)}});
   }
   Json usage = usage_json(completion.usage);
   usage["prompt_tokens_details"] = nullptr;
@@ -186,9 +188,9 @@ Json ChatWriter::logprobs_json(const std::vector<engine::TokenLogprobs>& logprob
 }
 
 Json ChatWriter::token_json(const engine::TokenLogprob& token) const {
-  const std::string text =
-      plan_.tokens_as_ids ? fmt::format("token_id:{}", token.token_id)
-                          : tokenizer_.decode(std::span(&token.token_id, 1), false);
+  const std::string text = plan_.tokens_as_ids
+                               ? fmt::format("token_id:{}", token.token_id)
+                               : tokenizer_.decode(std::span(&token.token_id, 1), false);
   // The bytes are the token's own, so that characters split over tokens can be put together.
   const std::string& raw = plan_.tokens_as_ids ? text : tokenizer_.token_bytes(token.token_id);
   Json bytes = Json::array();

@@ -17,8 +17,8 @@
 namespace quern::server {
 namespace {
 
-constexpr int kMaxChoices = 16384;       // vLLM's bound of n
-constexpr double kGreedyBelow = 1e-5;    // vLLM sampling_params.py, _SAMPLING_EPS
+constexpr int kMaxChoices = 16384;     // vLLM's bound of n
+constexpr double kGreedyBelow = 1e-5;  // vLLM sampling_params.py, _SAMPLING_EPS
 constexpr double kLowestTemperature = 0.01;
 constexpr float kMaxLogitBias = 100.0F;
 
@@ -72,14 +72,14 @@ ChatPlan ChatService::plan(const ChatRequest& request) const {
 
   const std::string choice = tool_choice(request);
   const Json kwargs = template_kwargs(request);
-  const bool render_tools =
-      request.tools.is_array() &&
-      !(choice == "none" && options_.exclude_tools_when_tool_choice_none);
+  const bool render_tools = request.tools.is_array() &&
+                            !(choice == "none" && options_.exclude_tools_when_tool_choice_none);
   const Json messages = template_messages(request.messages, template_.content_format());
   std::string prompt;
   try {
-    prompt = template_.render(messages, render_tools ? request.tools : Json(nullptr),
-                              {request.add_generation_prompt, request.continue_final_message}, kwargs);
+    prompt =
+        template_.render(messages, render_tools ? request.tools : Json(nullptr),
+                         {request.add_generation_prompt, request.continue_final_message}, kwargs);
     plan.prompt = tokenizer_.encode(prompt);
   } catch (const Error& error) {
     throw ApiError(400, error.what());
@@ -108,9 +108,10 @@ ChatPlan ChatService::plan(const ChatRequest& request) const {
   }
 
   const bool starts_inside = starts_in_reasoning(kwargs, prompt);
-  plan.parser = {.parse_reasoning = options_.parse_reasoning,
-                 .starts_in_reasoning = starts_inside,
-                 .parse_tools = options_.parse_tools && request.tools.is_array() && choice != "none"};
+  plan.parser = {
+      .parse_reasoning = options_.parse_reasoning,
+      .starts_in_reasoning = starts_inside,
+      .parse_tools = options_.parse_tools && request.tools.is_array() && choice != "none"};
   if (options_.parse_reasoning) {
     plan.reasoning = {std::string(kThinkStart), std::string(kThinkEnd), starts_inside};
   }
@@ -130,7 +131,8 @@ ChatPlan ChatService::plan(const ChatRequest& request) const {
 
 void ChatService::check_model(const ChatRequest& request) const {
   const auto& names = options_.model_names;
-  if (request.model.empty() || std::find(names.begin(), names.end(), request.model) != names.end()) {
+  if (request.model.empty() ||
+      std::find(names.begin(), names.end(), request.model) != names.end()) {
     return;
   }
   throw ApiError(404, fmt::format("The model `{}` does not exist.", request.model), "model");
@@ -169,15 +171,17 @@ std::string ChatService::tool_choice(const ChatRequest& request) const {
     for (const Json& tool : request.tools) {
       if (tool["function"]["name"] == wanted) return choice;
     }
-    throw ApiError(400, "The tool specified in `tool_choice` does not match any of the specified `tools`",
-                   "tool_choice");
+    throw ApiError(
+        400, "The tool specified in `tool_choice` does not match any of the specified `tools`",
+        "tool_choice");
   }
   if (choice == "auto") {
     throw ApiError(400,
                    "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser "
                    "to be set");
   }
-  throw ApiError(400, fmt::format("tool_choice=\"{}\" requires --tool-call-parser to be set", choice));
+  throw ApiError(400,
+                 fmt::format("tool_choice=\"{}\" requires --tool-call-parser to be set", choice));
 }
 
 engine::SamplingParams ChatService::sampling(const ChatRequest& request) const {
@@ -212,7 +216,8 @@ engine::SamplingParams ChatService::sampling(const ChatRequest& request) const {
 // A request that asks for more than fits is an error; one that does not say gets what is left.
 int ChatService::max_tokens(const ChatRequest& request, int prompt_tokens) const {
   const std::int64_t limit = options_.max_model_len;
-  const auto asked = request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
+  const auto asked =
+      request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
   if (asked && *asked < 1) {
     throw parameter_error(fmt::format("max_tokens must be at least 1, got {}.", *asked),
                           "max_tokens", *asked);
@@ -231,7 +236,8 @@ int ChatService::max_tokens(const ChatRequest& request, int prompt_tokens) const
         "input_tokens");
   }
   std::int64_t result = asked.value_or(limit - prompt_tokens);
-  if (options_.defaults.max_new_tokens) result = std::min(result, *options_.defaults.max_new_tokens);
+  if (options_.defaults.max_new_tokens)
+    result = std::min(result, *options_.defaults.max_new_tokens);
   return to_int(result);
 }
 

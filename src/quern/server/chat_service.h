@@ -1,5 +1,5 @@
-// Chat requests without HTTP: request -> prompt -> engine -> parsed answer. The server, the terminal
-// chat and the in-process evaluation all go through it, so they give the same answers.
+// Chat requests without HTTP: request -> prompt -> engine -> parsed answer. The server, the
+// terminal chat and the in-process evaluation all go through it, so they give the same answers.
 // Must never hold an engine's state; one request's failure ends with that request.
 // Proved by tests/server/chat_service_test.cc.
 #pragma once
@@ -51,8 +51,9 @@ class ChatService {
   // Renders, tokenizes and checks; takes time in the length of the prompt. Throws ApiError.
   ChatPlan plan(const ChatRequest& request) const;
 
-  // Starts the plan's generations. `sink` is called on the engine's thread, in order for each choice,
-  // the last time with finish_reason set; it must not block. Throws ApiError, and then has started none.
+  // Starts the plan's generations. `sink` is called on the engine's thread, in order for each
+  // choice, the last time with finish_reason set; it must not block. Throws ApiError, and then has
+  // started none.
   using Sink = std::function<void(int choice, engine::Output output)>;
   void start(const ChatPlan& plan, Sink sink);
   // Ends what still runs of the plan; `sink` is called with kAbort.

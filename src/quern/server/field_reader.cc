@@ -242,8 +242,8 @@ void FieldReader::absorb(FieldReader& nested) {
 
 void FieldReader::finish() const {
   if (entries_.empty()) return;
-  std::string message = fmt::format("{} validation error{}:", entries_.size(),
-                                    entries_.size() == 1 ? "" : "s");
+  std::string message =
+      fmt::format("{} validation error{}:", entries_.size(), entries_.size() == 1 ? "" : "s");
   for (std::size_t i = 0; i < entries_.size() && i < kShownErrors; ++i) {
     message += "\n  " + entries_[i].text;
   }

@@ -1,7 +1,6 @@
-// Reads fields of a JSON object into typed variables by pydantic's lenient rules ("0.5" is a number)
-// and collects what does not fit as pydantic's error entries.
-// Must never stop at the first error: a client sees all of them at once.
-// Proved by tests/server/chat_request_test.cc.
+// Reads fields of a JSON object into typed variables by pydantic's lenient rules ("0.5" is a
+// number) and collects what does not fit as pydantic's error entries. Must never stop at the first
+// error: a client sees all of them at once. Proved by tests/server/chat_request_test.cc.
 #pragma once
 
 #include <cstdint>

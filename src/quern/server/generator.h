@@ -1,6 +1,7 @@
 // What ChatService needs of an engine: start and cancel generations, look at counters.
 // Must never grow beyond what a fake in a test can play.
-// Proved by use in tests/server (a scripted generator) and tests/server/server_e2e_test.cc (the engine).
+// Proved by use in tests/server (a scripted generator) and tests/server/server_e2e_test.cc (the
+// engine).
 #pragma once
 
 #include <string>

@@ -73,8 +73,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<Impl> {
     }
     tcp::resolver resolver(context);
     error_code error;
-    const auto found = resolver.resolve(options.host, std::to_string(options.port),
-                                        tcp::resolver::passive | tcp::resolver::numeric_service, error);
+    const auto found =
+        resolver.resolve(options.host, std::to_string(options.port),
+                         tcp::resolver::passive | tcp::resolver::numeric_service, error);
     if (error || found.empty()) {
       throw Error("--host {}: {}", options.host, error ? error.message() : "no such address");
     }
@@ -102,8 +103,8 @@ struct HttpServer::Impl : std::enable_shared_from_this<Impl> {
         co_await slot_free.async_wait(asio::redirect_error(asio::use_awaitable, woken));
       }
       error_code error;
-      typename Acceptor::protocol_type::socket socket = co_await acceptor.async_accept(
-          asio::redirect_error(asio::use_awaitable, error));
+      typename Acceptor::protocol_type::socket socket =
+          co_await acceptor.async_accept(asio::redirect_error(asio::use_awaitable, error));
       if (stopping) co_return;
       if (!error) {
         start_session(std::move(socket));

@@ -1,6 +1,6 @@
-// An HTTP/1.1 server for a handful of routes: keep-alive, pipelining, streams, limits, time-outs, drain.
-// Must never let one connection's speed or mistakes touch another, nor know what the routes mean.
-// Proved by tests/server/http_server_test.cc.
+// An HTTP/1.1 server for a handful of routes: keep-alive, pipelining, streams, limits, time-outs,
+// drain. Must never let one connection's speed or mistakes touch another, nor know what the routes
+// mean. Proved by tests/server/http_server_test.cc.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -20,22 +20,23 @@ namespace quern::server {
 
 struct HttpOptions {
   std::string host = "0.0.0.0";
-  int port = 8000;       // 0 = any free one
-  std::string uds;       // Unix socket instead of host and port
+  int port = 8000;  // 0 = any free one
+  std::string uds;  // Unix socket instead of host and port
   std::size_t max_header_bytes = 64 << 10;
   std::size_t max_body_bytes = 64 << 20;
-  int max_connections = 1024;  // more wait in the kernel's queue
-  std::chrono::milliseconds idle_timeout{75'000};   // between requests of a connection
-  std::chrono::milliseconds header_timeout{30'000};  // from a request's first byte to its header's end
-  std::chrono::milliseconds body_timeout{120'000};   // for the whole body
+  int max_connections = 1024;                      // more wait in the kernel's queue
+  std::chrono::milliseconds idle_timeout{75'000};  // between requests of a connection
+  std::chrono::milliseconds header_timeout{
+      30'000};  // from a request's first byte to its header's end
+  std::chrono::milliseconds body_timeout{120'000};  // for the whole body
   std::chrono::milliseconds write_timeout{60'000};  // one write, i.e. a reader that takes nothing
   std::chrono::milliseconds drain_timeout{30'000};  // for running requests after stop()
 };
 
 struct HttpRequest {
   std::string method;
-  std::string path;   // without the query
-  std::string query;  // behind the '?'
+  std::string path;                                          // without the query
+  std::string query;                                         // behind the '?'
   std::vector<std::pair<std::string, std::string>> headers;  // names in lower case
   std::string body;
 
@@ -50,8 +51,9 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;
 };
 
-// One request and the way to answer it: respond() once, or begin_stream(), write()..., end_stream().
-// Used on the server's thread. The operations throw when the peer is gone; the handler lets that pass.
+// One request and the way to answer it: respond() once, or begin_stream(), write()...,
+// end_stream(). Used on the server's thread. The operations throw when the peer is gone; the
+// handler lets that pass.
 class HttpExchange {
  public:
   virtual ~HttpExchange() = default;

@@ -116,13 +116,12 @@ class Session final : public HttpSession,
     stream_.socket().async_wait(
         Socket::wait_read,
         asio::bind_cancellation_slot(
-            watch_.slot(),
-            [self = shared_from_this(), on_disconnect = std::move(on_disconnect),
-             number = request_number_](error_code error) {
+            watch_.slot(), [self = shared_from_this(), on_disconnect = std::move(on_disconnect),
+                            number = request_number_](error_code error) {
               if (error || !self->handling_ || number != self->request_number_) return;
               char byte = 0;
-              const auto got = ::recv(self->stream_.socket().native_handle(), &byte, 1,
-                                      MSG_PEEK | MSG_DONTWAIT);
+              const auto got =
+                  ::recv(self->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
               const bool gone = got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
               if (gone) on_disconnect();
             }));
@@ -219,8 +218,8 @@ class Session final : public HttpSession,
     co_await respond(std::move(response));
   }
 
-  // Answers what never became a request; nothing when the peer is gone or was too slow (the time-out
-  // has closed the socket).
+  // Answers what never became a request; nothing when the peer is gone or was too slow (the
+  // time-out has closed the socket).
   asio::awaitable<void> refuse(error_code error) {
     static const auto& http_errors = http::make_error_code(http::error::bad_method).category();
     if (error.category() != http_errors || error == http::error::end_of_stream ||

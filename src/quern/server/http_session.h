@@ -1,6 +1,6 @@
 // One connection: reads requests one after the other and hands each to the handler.
-// Must never read the next request before the answer to this one is written (pipelining stays safe).
-// Proved by tests/server/http_server_test.cc.
+// Must never read the next request before the answer to this one is written (pipelining stays
+// safe). Proved by tests/server/http_server_test.cc.
 #pragma once
 
 #include <boost/asio/generic/stream_protocol.hpp>

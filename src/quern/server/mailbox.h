@@ -1,6 +1,6 @@
 // Carries engine outputs from the engine's thread to a coroutine of the server.
-// Must never block the engine: what a slow reader leaves behind melts into one pending output a choice.
-// Proved by tests/server/mailbox_test.cc.
+// Must never block the engine: what a slow reader leaves behind melts into one pending output a
+// choice. Proved by tests/server/mailbox_test.cc.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -34,11 +34,11 @@ class Mailbox : public std::enable_shared_from_this<Mailbox> {
   Batch take();
 
   std::mutex mutex_;
-  Batch pending_;                           // guarded by mutex_
+  Batch pending_;                                  // guarded by mutex_
   std::vector<std::optional<std::size_t>> place_;  // of a choice in pending_; guarded by mutex_
-  bool wake_posted_ = false;                // guarded by mutex_
-  bool closed_ = false;                     // executor's thread only
-  boost::asio::steady_timer wake_;          // executor's thread only: cancelled = look again
+  bool wake_posted_ = false;                       // guarded by mutex_
+  bool closed_ = false;                            // executor's thread only
+  boost::asio::steady_timer wake_;                 // executor's thread only: cancelled = look again
 };
 
 }  // namespace quern::server

@@ -16,11 +16,11 @@ namespace {
 using Buckets = prometheus::Histogram::BucketBoundaries;
 using Labels = std::map<std::string, std::string>;
 
-const Buckets kFirstToken{.001, .005, .01, .02, .04, .06, .08, .1,  .25, .5,  .75,
-                          1,    2.5,  5,   7.5, 10,  20,  40,  80,  160, 640, 2560};
-const Buckets kBetweenTokens{.01, .025, .05, .075, .1, .15, .2, .3, .4, .5,
-                             .75, 1,    2.5, 5,    7.5, 10, 20, 40, 80};
-const Buckets kRequest{.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,  15,   20,
+const Buckets kFirstToken{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
+                          1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
+const Buckets kBetweenTokens{.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
+                             .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+const Buckets kRequest{.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                        30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 
 // 1, 2, 5, 10, 20, 50, ... up to the longest request.
@@ -42,7 +42,8 @@ double seconds(std::chrono::steady_clock::duration duration) {
 
 struct Metrics::Impl {
   Impl(const std::string& model_name, int max_model_len)
-      : labels{{"model_name", model_name}, {"engine", "0"}}, lengths(length_buckets(max_model_len)) {
+      : labels{{"model_name", model_name}, {"engine", "0"}},
+        lengths(length_buckets(max_model_len)) {
     for (const char* reason : {"stop", "length", "abort", "error"}) {
       Labels with_reason = labels;
       with_reason["finished_reason"] = reason;
@@ -55,7 +56,8 @@ struct Metrics::Impl {
   }
 
   prometheus::Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
-    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels, buckets);
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels,
+                                                                                     buckets);
   }
 
   // A value that the engine counts, as a family of its own.
@@ -71,21 +73,21 @@ struct Metrics::Impl {
   Buckets lengths;
   mutable prometheus::Registry registry;
   std::vector<prometheus::Counter*> success;  // in the order of engine::FinishReason
-  prometheus::Histogram& first_token = histogram(
-      "vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.", kFirstToken);
+  prometheus::Histogram& first_token =
+      histogram("vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.",
+                kFirstToken);
   prometheus::Histogram& between_tokens =
       histogram("vllm:inter_token_latency_seconds", "Histogram of inter-token latency in seconds.",
                 kBetweenTokens);
   prometheus::Histogram& end_to_end =
       histogram("vllm:e2e_request_latency_seconds",
                 "Histogram of end to end request latency in seconds.", kRequest);
-  prometheus::Histogram& decode_time =
-      histogram("vllm:request_decode_time_seconds",
-                "Histogram of time spent in the decode phase.", kRequest);
+  prometheus::Histogram& decode_time = histogram(
+      "vllm:request_decode_time_seconds", "Histogram of time spent in the decode phase.", kRequest);
   prometheus::Histogram& prompt_tokens =
       histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", lengths);
-  prometheus::Histogram& generation_tokens =
-      histogram("vllm:request_generation_tokens", "Number of generation tokens processed.", lengths);
+  prometheus::Histogram& generation_tokens = histogram(
+      "vllm:request_generation_tokens", "Number of generation tokens processed.", lengths);
   prometheus::Histogram& max_tokens = histogram(
       "vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", lengths);
 };

@@ -6,15 +6,16 @@
 namespace quern::server {
 
 Server::Server(ServerOptions options) {
-  http_ = std::make_unique<HttpServer>(options.http,
-                                       [this](HttpExchange& exchange) { return api_->handle(exchange); });
+  http_ = std::make_unique<HttpServer>(
+      options.http, [this](HttpExchange& exchange) { return api_->handle(exchange); });
   options.api.root = options.model.engine.model_dir.string();
   chat_ = std::make_unique<ChatEngine>(std::move(options.model));
   options.api.fingerprint = chat_->fingerprint();
   api_ = std::make_unique<Api>(chat_->service(), std::move(options.api));
 }
 
-// Outputs of the engine post to the HTTP server's executor, so the engine is quiet before that goes.
+// Outputs of the engine post to the HTTP server's executor, so the engine is quiet before that
+// goes.
 Server::~Server() {
   chat_->engine().drain(0);
   api_.reset();
