@@ -77,8 +77,8 @@ class ScriptedGenerator final : public Generator {
       output.completion_tokens = ++tokens;
       output.finish_reason = reason;
       if (reason == engine::FinishReason::kError) output.error = "scripted failure";
-      if (reason) --running;
       request.on_output(std::move(output));
+      if (reason) --running;  // last: a test may then take down what on_output uses
     };
     do {
       for (const std::string& piece : pieces) {

@@ -1,0 +1,228 @@
+// The routes over real sockets, with a scripted generator behind them.
+#include "quern/server/api.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "quern/base/json.h"
+#include "tests/server/raw_client.h"
+#include "tests/server/scripted_generator.h"
+
+namespace quern::server {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+class ApiTest : public testing::Test {
+ protected:
+  void start(int max_in_flight = 100, std::vector<std::string> keys = {}) {
+    ChatServiceOptions options;
+    options.model_names = {"tiny", "alias"};
+    options.max_model_len = 500;
+    options.vocab_size = tokenizer_.vocab_size();
+    options.parse_reasoning = options.parse_tools = true;
+    options.max_in_flight = max_in_flight;
+    service_ = std::make_unique<ChatService>(
+        tokenizer_, ChatTemplate::load(QUERN_SOURCE_DIR "/models/m3-tiny"), generator_, options);
+    ApiOptions api;
+    api.api_keys = std::move(keys);
+    api.fingerprint = "f";
+    api.version = "1.2";
+    HttpOptions http;
+    http.host = "127.0.0.1";
+    http.port = 0;
+    server_ = std::make_unique<HttpServer>(
+        http, [this](HttpExchange& exchange) { return api_->handle(exchange); });
+    api_ = std::make_unique<Api>(*service_, api);
+    thread_ = std::thread([this] { server_->run(); });
+  }
+  ~ApiTest() override {
+    server_->stop();
+    thread_.join();
+    // Nothing may post to the server's executor any more when it goes.
+    while (generator_.running > 0) std::this_thread::sleep_for(milliseconds(1));
+    api_.reset();
+    server_.reset();
+  }
+
+  // Status line and body of one request on its own connection.
+  std::pair<std::string, std::string> ask(std::string bytes) {
+    const auto head = bytes.find("\r\n");
+    bytes.insert(head, "\r\nConnection: close");
+    RawClient client(server_->port());
+    client.send(bytes);
+    const std::string answer = client.read_all();
+    const auto body = answer.find("\r\n\r\n");
+    return {answer.substr(0, std::min<std::size_t>(12, answer.size())),
+            body == std::string::npos ? "" : answer.substr(body + 4)};
+  }
+  std::pair<std::string, std::string> chat(const std::string& fields) {
+    return ask(post("/v1/chat/completions", body(fields)));
+  }
+  static std::string body(const std::string& fields) {
+    return R"({"messages":[{"role":"user","content":"hi"}])" + (fields.empty() ? "" : "," + fields) +
+           "}";
+  }
+  static void eventually(const std::function<bool()>& condition) {
+    const auto end = steady_clock::now() + std::chrono::seconds(10);
+    while (!condition() && steady_clock::now() < end) std::this_thread::sleep_for(milliseconds(2));
+    EXPECT_TRUE(condition());
+  }
+
+  Tokenizer tokenizer_ = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
+  ScriptedGenerator generator_;
+  std::unique_ptr<ChatService> service_;
+  std::unique_ptr<HttpServer> server_;
+  std::unique_ptr<Api> api_;
+  std::thread thread_;
+};
+
+TEST_F(ApiTest, AnswersAndErrors) {
+  start();
+  struct Case {
+    std::string fields;
+    std::string status;
+    std::string text;
+  };
+  const Case cases[] = {
+      {R"("model":"alias")", "HTTP/1.1 200", R"("content":"Hello world")"},
+      {R"("model":"x")", "HTTP/1.1 404",
+       R"({"error":{"message":"The model `x` does not exist.","type":"NotFoundError","param":"model","code":404}})"},
+      {R"("max_tokens":0)", "HTTP/1.1 400",
+       R"_({"error":{"message":"max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)","type":"BadRequestError","param":"max_tokens","code":400}})_"},
+      {R"("max_tokens":499)", "HTTP/1.1 400",
+       "This model's maximum context length is 500 tokens. However, you requested 499 output tokens "
+       "and your prompt contains at least 2 input tokens, for a total of at least 501 tokens."},
+      {R"("temperature":3)", "HTTP/1.1 400", "temperature must be in [0, 2], got 3.0."},
+      {R"("n":2,"temperature":0)", "HTTP/1.1 400", "n must be 1 when using greedy sampling, got 2."},
+      {R"("n":3)", "HTTP/1.1 200", R"("index":2)"},
+      {R"("chat_template":"x")", "HTTP/1.1 400", "--trust-request-chat-template"},
+      {R"("logprobs":true,"top_logprobs":21)", "HTTP/1.1 400", "max allowed: 20"},
+      {R"("stop_token_ids":[999999])", "HTTP/1.1 400", "out-of-vocab"},
+  };
+  for (const Case& c : cases) {
+    const auto [status, text] = chat(c.fields);
+    EXPECT_EQ(status, c.status) << c.fields;
+    EXPECT_NE(text.find(c.text), std::string::npos) << c.fields << "\n" << text;
+  }
+}
+
+TEST_F(ApiTest, OtherRoutes) {
+  start();
+  const auto get = [](const std::string& path) { return "GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n"; };
+  EXPECT_EQ(ask(get("/health")), std::pair(std::string("HTTP/1.1 200"), std::string()));
+  EXPECT_EQ(ask(get("/version")).second, R"({"version":"1.2"})");
+  EXPECT_EQ(ask(get("/nowhere")), std::pair(std::string("HTTP/1.1 404"), std::string(R"({"detail":"Not Found"})")));
+  EXPECT_EQ(ask(get("/v1/chat/completions")).first, "HTTP/1.1 405");
+  EXPECT_NE(ask(get("/metrics")).second.find("quern:shared_steps_total{engine=\"0\",model_name=\"tiny\"} 3"),
+            std::string::npos);
+  const Json models = parse_json(ask(get("/v1/models")).second, "models");
+  ASSERT_EQ(models["data"].size(), 2U);
+  EXPECT_EQ(models["data"][1]["id"], "alias");
+  EXPECT_EQ(models["data"][0]["max_model_len"], 500);
+  EXPECT_EQ(models["data"][0]["fingerprint"], "f");
+  EXPECT_EQ(ask("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}").first, "HTTP/1.1 400");
+  generator_.is_healthy = false;
+  EXPECT_EQ(ask(get("/health")).first, "HTTP/1.1 503");
+}
+
+TEST_F(ApiTest, KeysProtectTheApiOnly) {
+  start(100, {"secret", "other"});
+  const auto models = [](const std::string& header) {
+    return "GET /v1/models HTTP/1.1\r\nHost: a\r\n" + header + "\r\n";
+  };
+  EXPECT_EQ(ask(models("")), std::pair(std::string("HTTP/1.1 401"), std::string(R"({"error":"Unauthorized"})")));
+  EXPECT_EQ(ask(models("Authorization: Bearer wrong!\r\n")).first, "HTTP/1.1 401");
+  EXPECT_EQ(ask(models("Authorization: bEARER other\r\n")).first, "HTTP/1.1 200");
+  EXPECT_EQ(ask(models("x-api-key: secret\r\n")).first, "HTTP/1.1 200");
+  EXPECT_EQ(ask("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").first, "HTTP/1.1 200");
+}
+
+TEST_F(ApiTest, StreamsTheEventsInOrder) {
+  generator_.pieces = {"<mm:th", "ink>why</mm:think>", "be", "cause"};
+  generator_.pause = milliseconds(20);
+  start();
+  const auto [status, text] = chat(R"("stream":true,"stream_options":{"include_usage":true})");
+  EXPECT_EQ(status, "HTTP/1.1 200");
+  std::size_t at = 0;
+  for (const char* part : {R"("delta":{"role":"assistant","content":""})", R"("delta":{"reasoning":"why"})",
+                           R"("content":"be)", R"("finish_reason":"stop","stop_reason":null)",
+                           R"("choices":[],"usage":{"prompt_tokens":)", "data: [DONE]\n\n"}) {
+    at = text.find(part, at);
+    ASSERT_NE(at, std::string::npos) << part << "\nin\n" << text;
+  }
+}
+
+TEST_F(ApiTest, AFailureIsAnErrorBeforeTheFirstOutputAndAnEventAfterIt) {
+  generator_.pieces = {};
+  generator_.fail = true;
+  start();
+  EXPECT_EQ(chat(R"("stream":true)").first, "HTTP/1.1 500");
+  generator_.pieces = {"some text"};
+  generator_.pause = milliseconds(50);
+  EXPECT_EQ(chat("").first, "HTTP/1.1 500");
+  const auto [status, text] = chat(R"("stream":true)");
+  // The two outputs may melt into one, and then nothing has been sent yet.
+  EXPECT_NE(text.find(R"("message":"scripted failure")"), std::string::npos) << text;
+  EXPECT_EQ(status == "HTTP/1.1 200", text.find("data: [DONE]") != std::string::npos);
+}
+
+TEST_F(ApiTest, AClientThatLeavesFreesItsRequest) {
+  generator_.endless = true;
+  generator_.pause = milliseconds(5);
+  start();
+  for (const char* fields : {"", R"("stream":true)", R"("n":3,"stream":true)"}) {
+    const int expected = generator_.cancelled + (std::string(fields).find("\"n\"") == 0 ? 3 : 1);
+    {
+      RawClient client(server_->port());
+      client.send(post("/v1/chat/completions", body(fields)));
+      eventually([&] { return generator_.running > 0; });
+    }
+    eventually([&] { return generator_.running == 0; });
+    EXPECT_EQ(generator_.cancelled, expected) << fields;
+  }
+}
+
+TEST_F(ApiTest, AFullQueueSaysWhenToComeBack) {
+  generator_.endless = true;
+  generator_.pause = milliseconds(5);
+  start(2);
+  RawClient first(server_->port());
+  first.send(post("/v1/chat/completions", body(R"("n":2,"stream":true)")));
+  first.read_until("data: ");
+  RawClient second(server_->port());
+  second.send(post("/v1/chat/completions", body("")));
+  const std::string refused = second.read_until("}}");
+  EXPECT_TRUE(refused.starts_with("HTTP/1.1 429")) << refused;
+  EXPECT_NE(refused.find("Retry-After: 1"), std::string::npos);
+  first.close();
+  eventually([&] { return service_->in_flight() == 0; });
+}
+
+TEST_F(ApiTest, ManyAtOnce) {
+  start(1000);
+  std::vector<std::thread> clients;
+  std::atomic<int> right{0};
+  for (int i = 0; i < 32; ++i) {
+    clients.emplace_back([&, i] {
+      for (int k = 0; k < 5; ++k) {
+        const auto [status, text] = chat(i % 2 == 0 ? "" : R"("stream":true)");
+        if (status == "HTTP/1.1 200" && text.find("world") != std::string::npos) ++right;
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(right, 160);
+}
+
+}  // namespace
+}  // namespace quern::server
