@@ -1,0 +1,87 @@
+// A model that is a hash: the logits are a function of all tokens before them, which it reads back
+// from its own paged store through the block table. A wrong table, a block shared by mistake or
+// given away too early, or a skipped token changes them.
+// Must never look at anything but its chunks and its store.
+// Proved by tests/engine/engine_loop_test.cc (FakeRunner).
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "quern/engine/step_runner.h"
+
+namespace quern::engine::test {
+
+class FakeRunner : public StepRunner {
+ public:
+  FakeRunner(int num_blocks, int vocab_size)
+      : vocab_size_(vocab_size),
+        store_(static_cast<std::size_t>(num_blocks) * kernels::kBlockTokens) {}
+
+  int vocab_size() const override { return vocab_size_; }
+
+  void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) override {
+    if (before_step) before_step(chunks);
+    for (const auto& chunk : chunks) write(chunk);
+    std::size_t row = 0;
+    for (const auto& chunk : chunks) {
+      if (!chunk.wants_logits) continue;
+      fill(read(chunk), logits.subspan(row++ * static_cast<std::size_t>(vocab_size_),
+                                       static_cast<std::size_t>(vocab_size_)));
+    }
+  }
+
+  // The logits after `tokens`, without any store.
+  std::vector<float> expected_logits(std::span<const std::int32_t> tokens) const {
+    std::uint64_t state = 0;
+    for (std::size_t i = 0; i < tokens.size(); ++i) state = mix(state ^ entry(i, tokens[i]));
+    std::vector<float> logits(static_cast<std::size_t>(vocab_size_));
+    fill(state, logits);
+    return logits;
+  }
+
+  std::function<void(std::span<const model::SequenceChunk>)> before_step;
+
+ private:
+  static std::uint64_t mix(std::uint64_t x) {  // splitmix64
+    x += 0x9E3779B97F4A7C15;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
+    return x ^ (x >> 31);
+  }
+  static std::uint64_t entry(std::size_t position, std::int32_t token) {
+    return mix((static_cast<std::uint64_t>(position) << 32) | static_cast<std::uint32_t>(token));
+  }
+  std::uint64_t& slot(const model::SequenceChunk& chunk, std::size_t position) {
+    const auto block = chunk.block_table[position / kernels::kBlockTokens];
+    return store_[static_cast<std::size_t>(block) * kernels::kBlockTokens +
+                  position % kernels::kBlockTokens];
+  }
+  void write(const model::SequenceChunk& chunk) {
+    for (std::size_t i = 0; i < chunk.token_ids.size(); ++i) {
+      const std::size_t position = static_cast<std::size_t>(chunk.start_position) + i;
+      slot(chunk, position) = entry(position, chunk.token_ids[i]);
+    }
+  }
+  std::uint64_t read(const model::SequenceChunk& chunk) {
+    const std::size_t end = static_cast<std::size_t>(chunk.start_position) + chunk.token_ids.size();
+    std::uint64_t state = 0;
+    for (std::size_t i = 0; i < end; ++i) state = mix(state ^ slot(chunk, i));
+    return state;
+  }
+  void fill(std::uint64_t state, std::span<float> logits) const {
+    for (std::size_t i = 0; i < logits.size(); ++i) {
+      logits[i] = static_cast<float>(mix(state + i) >> 40) * 0x1p-20F - 8.0F;  // [-8, 8)
+    }
+  }
+
+  int vocab_size_;
+  std::vector<std::uint64_t> store_;  // [blocks, 128]
+};
+
+}  // namespace quern::engine::test
