@@ -208,7 +208,9 @@ server::ChatEngineOptions ModelOptions::from_arguments(const std::string& model,
   prepare(app);
   ModelOptions options(app);
   std::vector<std::string> words{model};
-  for (const auto& [key, value] : arguments.items()) {
+  for (const auto& [name, value] : arguments.items()) {
+    std::string key = name;
+    std::replace(key.begin(), key.end(), '_', '-');
     const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
     words.push_back(value.is_boolean() && text == "false" ? "--no-" + key : "--" + key);
     if (!value.is_boolean()) words.back() += "=" + text;

@@ -69,8 +69,8 @@ class ApiTest : public testing::Test {
     return ask(post("/v1/chat/completions", body(fields)));
   }
   static std::string body(const std::string& fields) {
-    return R"({"messages":[{"role":"user","content":"hi"}])" + (fields.empty() ? "" : "," + fields) +
-           "}";
+    return R"({"messages":[{"role":"user","content":"hi"}])" +
+           (fields.empty() ? "" : "," + fields) + "}";
   }
   static void eventually(const std::function<bool()>& condition) {
     const auto end = steady_clock::now() + std::chrono::seconds(10);
@@ -100,10 +100,12 @@ TEST_F(ApiTest, AnswersAndErrors) {
       {R"("max_tokens":0)", "HTTP/1.1 400",
        R"_({"error":{"message":"max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)","type":"BadRequestError","param":"max_tokens","code":400}})_"},
       {R"("max_tokens":499)", "HTTP/1.1 400",
-       "This model's maximum context length is 500 tokens. However, you requested 499 output tokens "
+       "This model's maximum context length is 500 tokens. However, you requested 499 output "
+       "tokens "
        "and your prompt contains at least 2 input tokens, for a total of at least 501 tokens."},
       {R"("temperature":3)", "HTTP/1.1 400", "temperature must be in [0, 2], got 3.0."},
-      {R"("n":2,"temperature":0)", "HTTP/1.1 400", "n must be 1 when using greedy sampling, got 2."},
+      {R"("n":2,"temperature":0)", "HTTP/1.1 400",
+       "n must be 1 when using greedy sampling, got 2."},
       {R"("n":3)", "HTTP/1.1 200", R"("index":2)"},
       {R"("chat_template":"x")", "HTTP/1.1 400", "--trust-request-chat-template"},
       {R"("logprobs":true,"top_logprobs":21)", "HTTP/1.1 400", "max allowed: 20"},
@@ -118,19 +120,24 @@ TEST_F(ApiTest, AnswersAndErrors) {
 
 TEST_F(ApiTest, OtherRoutes) {
   start();
-  const auto get = [](const std::string& path) { return "GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n"; };
+  const auto get = [](const std::string& path) {
+    return "GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n";
+  };
   EXPECT_EQ(ask(get("/health")), std::pair(std::string("HTTP/1.1 200"), std::string()));
   EXPECT_EQ(ask(get("/version")).second, R"({"version":"1.2"})");
-  EXPECT_EQ(ask(get("/nowhere")), std::pair(std::string("HTTP/1.1 404"), std::string(R"({"detail":"Not Found"})")));
+  EXPECT_EQ(ask(get("/nowhere")),
+            std::pair(std::string("HTTP/1.1 404"), std::string(R"({"detail":"Not Found"})")));
   EXPECT_EQ(ask(get("/v1/chat/completions")).first, "HTTP/1.1 405");
-  EXPECT_NE(ask(get("/metrics")).second.find("quern:shared_steps_total{engine=\"0\",model_name=\"tiny\"} 3"),
+  EXPECT_NE(ask(get("/metrics"))
+                .second.find("quern:shared_steps_total{engine=\"0\",model_name=\"tiny\"} 3"),
             std::string::npos);
   const Json models = parse_json(ask(get("/v1/models")).second, "models");
   ASSERT_EQ(models["data"].size(), 2U);
   EXPECT_EQ(models["data"][1]["id"], "alias");
   EXPECT_EQ(models["data"][0]["max_model_len"], 500);
   EXPECT_EQ(models["data"][0]["fingerprint"], "f");
-  EXPECT_EQ(ask("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}").first, "HTTP/1.1 400");
+  EXPECT_EQ(ask("POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}").first,
+            "HTTP/1.1 400");
   generator_.is_healthy = false;
   EXPECT_EQ(ask(get("/health")).first, "HTTP/1.1 503");
 }
@@ -140,7 +147,8 @@ TEST_F(ApiTest, KeysProtectTheApiOnly) {
   const auto models = [](const std::string& header) {
     return "GET /v1/models HTTP/1.1\r\nHost: a\r\n" + header + "\r\n";
   };
-  EXPECT_EQ(ask(models("")), std::pair(std::string("HTTP/1.1 401"), std::string(R"({"error":"Unauthorized"})")));
+  EXPECT_EQ(ask(models("")),
+            std::pair(std::string("HTTP/1.1 401"), std::string(R"({"error":"Unauthorized"})")));
   EXPECT_EQ(ask(models("Authorization: Bearer wrong!\r\n")).first, "HTTP/1.1 401");
   EXPECT_EQ(ask(models("Authorization: bEARER other\r\n")).first, "HTTP/1.1 200");
   EXPECT_EQ(ask(models("x-api-key: secret\r\n")).first, "HTTP/1.1 200");
@@ -154,9 +162,10 @@ TEST_F(ApiTest, StreamsTheEventsInOrder) {
   const auto [status, text] = chat(R"("stream":true,"stream_options":{"include_usage":true})");
   EXPECT_EQ(status, "HTTP/1.1 200");
   std::size_t at = 0;
-  for (const char* part : {R"("delta":{"role":"assistant","content":""})", R"("delta":{"reasoning":"why"})",
-                           R"("content":"be)", R"("finish_reason":"stop","stop_reason":null)",
-                           R"("choices":[],"usage":{"prompt_tokens":)", "data: [DONE]\n\n"}) {
+  for (const char* part :
+       {R"("delta":{"role":"assistant","content":""})", R"("delta":{"reasoning":"why"})",
+        R"("content":"be)", R"("finish_reason":"stop","stop_reason":null)",
+        R"("choices":[],"usage":{"prompt_tokens":)", "data: [DONE]\n\n"}) {
     at = text.find(part, at);
     ASSERT_NE(at, std::string::npos) << part << "\nin\n" << text;
   }

@@ -1,0 +1,93 @@
+// The program as a user runs it, on models/m3-tiny.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "tests/apps/command.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr const char* kToys =
+    "Question: Kevin has 10 toys. Daniel has 3 more toys than Kevin. How many toys do they have "
+    "together?\\nAnswer:";
+
+TEST(Program, UsageErrorsEndWithStatusTwo) {
+  for (const char* arguments : {"serve", "serve $ROOT/models/m3-tiny --prot 1", "nonsense", "",
+                                "serve $ROOT/models/m3-tiny --ssl-keyfile k", "generate x"}) {
+    EXPECT_EQ(shell(std::string("$QUERN ") + arguments).status, 2) << arguments;
+  }
+  const CommandResult missing = shell("$QUERN serve /nonexistent");
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_EQ(missing.output.find('\n'), missing.output.size() - 1) << missing.output;
+}
+
+TEST(Program, GenerateAnswersOnStdoutOnly) {
+  const CommandResult result = shell(
+      std::string(
+          "$QUERN generate $ROOT/models/m3-tiny --temperature 0 --max-tokens 100 -p \"$(printf '") +
+      kToys + "')\" 2>/dev/null");
+  EXPECT_EQ(result.status, 0);
+  EXPECT_TRUE(result.output.ends_with("#### 23\n")) << result.output;
+}
+
+TEST(Program, ChatTakesTurnsOverPipes) {
+  const CommandResult result = shell(
+      "printf 'Is it raining in Athens?\\n/reset\\n/unknown\\nhi\\n/exit\\n' | "
+      "$QUERN chat $ROOT/models/m3-tiny --temperature 0 --max-tokens 40");
+  EXPECT_EQ(result.status, 0) << result.output;
+  EXPECT_NE(result.output.find("unknown command /unknown"), std::string::npos) << result.output;
+}
+
+// start: runs a server in the background and waits for it; $URL and $PID are set.
+constexpr const char* kStart =
+    "D=$(mktemp -d); $QUERN serve $ROOT/models/m3-tiny --host 127.0.0.1 --port 0 >$D/out 2>$D/err "
+    "& "
+    "PID=$!; for i in $(seq 200); do URL=$(sed -n 's/^listening on //p' $D/out); "
+    "[ -n \"$URL\" ] && curl -sf $URL/health && break; sleep 0.05; done; ";
+
+TEST(Program, ServeDrainsAndEndsWithStatusZero) {
+  for (const char* signal : {"TERM", "INT"}) {
+    const CommandResult result = shell(
+        std::string(kStart) +
+        "curl -sN $URL/v1/chat/completions -H 'Content-Type: application/json' -d "
+        "'{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"max_tokens\":300,"
+        "\"ignore_eos\":true,\"stream\":true}' >$D/answer & CURL=$!; sleep 0.1; kill -" +
+        signal + " $PID; wait $PID; echo status $?; wait $CURL; tail -c 15 $D/answer; rm -r $D");
+    EXPECT_NE(result.output.find("status 0"), std::string::npos) << result.output;
+    EXPECT_NE(result.output.find("data: [DONE]"), std::string::npos) << result.output;
+  }
+}
+
+// The first half of a shard's tensor data becomes zero in a copy of the model: everything that the
+// demo prints is computed from the weights, so its table must change.
+TEST(Demo, TableFollowsTheWeights) {
+  const auto demo = [](const std::string& model) {
+    return shell("D=$(mktemp -d); " + model +
+                 "$ROOT/tools/demo.sh $QUERN $M $D/out 10; S=$?; rm -r $D; exit $S");
+  };
+  const CommandResult intact = demo("M=$ROOT/models/m3-tiny; ");
+  ASSERT_EQ(intact.status, 0) << intact.output;
+  const CommandResult broken = demo(
+      "cp -r $ROOT/models/m3-tiny $D/broken; chmod -R u+w $D/broken; M=$D/broken; "
+      "F=$M/model-00002-of-00002.safetensors; "
+      "dd if=/dev/zero of=$F bs=1024 seek=200 count=$(( $(stat -c %s $F) / 2048 )) conv=notrunc "
+      "status=none; ");
+  ASSERT_EQ(broken.status, 0) << broken.output;
+  const auto table = [](const std::string& output) {
+    return output.substr(std::min(output.find("== 6. Compare"), output.size()));
+  };
+  const auto row = [&](const std::string& output) {
+    const std::string text = table(output);
+    const auto at = text.find("|arith|");
+    return at == std::string::npos ? std::string() : text.substr(at, text.find('\n', at) - at);
+  };
+  EXPECT_FALSE(row(intact.output).empty()) << intact.output;
+  EXPECT_NE(row(intact.output), row(broken.output));
+  EXPECT_NE(intact.output.find("\"name\":\"get_weather\""), std::string::npos);
+  EXPECT_EQ(broken.output.find("#### 23\""), std::string::npos);
+}
+
+}  // namespace
+}  // namespace quern::cli
