@@ -106,6 +106,8 @@ TEST_F(ApiTest, AnswersAndErrors) {
       {R"("temperature":3)", "HTTP/1.1 400", "temperature must be in [0, 2], got 3.0."},
       {R"("n":2,"temperature":0)", "HTTP/1.1 400",
        "n must be 1 when using greedy sampling, got 2."},
+      {R"("n":0)", "HTTP/1.1 400", "n must be at least 1, got 0."},
+      {R"("n":99999)", "HTTP/1.1 400", "n must be at most 16384"},
       {R"("n":3)", "HTTP/1.1 200", R"("index":2)"},
       {R"("chat_template":"x")", "HTTP/1.1 400", "--trust-request-chat-template"},
       {R"("logprobs":true,"top_logprobs":21)", "HTTP/1.1 400", "max allowed: 20"},

@@ -34,6 +34,31 @@ int to_int(std::int64_t value) {
                                                    std::numeric_limits<int>::max()));
 }
 
+// The text of the last message, which the answer continues.
+std::string last_content(const Json& messages) {
+  std::string text;
+  if (messages.empty()) return text;
+  const Json& content = messages.back()["content"];
+  if (content.is_string()) return content.get<std::string>();
+  if (content.is_array()) {
+    for (const Json& part : content) text += part["text"].get_ref<const std::string&>();
+  }
+  return text;
+}
+
+int choices(const ChatRequest& request, const engine::SamplingParams& sampling) {
+  if (request.n < 1) {
+    throw ApiError(400, fmt::format("n must be at least 1, got {}.", request.n), "n");
+  }
+  if (request.n > kMaxChoices) {
+    throw ApiError(400, fmt::format("n must be at most {}, got {}.", kMaxChoices, request.n), "n");
+  }
+  if (request.n > 1 && sampling.temperature < kGreedyBelow) {
+    throw ApiError(400, fmt::format("n must be 1 when using greedy sampling, got {}.", request.n));
+  }
+  return static_cast<int>(request.n);
+}
+
 // What a blocked caller waits on.
 struct Inbox {
   std::mutex mutex;
@@ -84,23 +109,11 @@ ChatPlan ChatService::plan(const ChatRequest& request) const {
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
-  if (request.echo && request.continue_final_message && !messages.empty()) {
-    const Json& content = messages.back()["content"];
-    if (content.is_string()) plan.echo = content.get<std::string>();
-    if (content.is_array()) {
-      for (const Json& part : content) plan.echo += part["text"].get_ref<const std::string&>();
-    }
-  }
+  if (request.echo && request.continue_final_message) plan.echo = last_content(messages);
 
   plan.sampling = sampling(request);
   plan.sampling.max_tokens = max_tokens(request, static_cast<int>(plan.prompt.size()));
-  if (request.n < 1 || request.n > kMaxChoices) {
-    throw ApiError(400, fmt::format("n must be at least 1, got {}.", request.n), "n");
-  }
-  plan.n = static_cast<int>(request.n);
-  if (plan.n > 1 && plan.sampling.temperature < kGreedyBelow) {
-    throw ApiError(400, fmt::format("n must be 1 when using greedy sampling, got {}.", plan.n));
-  }
+  plan.n = choices(request, plan.sampling);
   try {
     plan.sampling.validate(options_.vocab_size, options_.max_logprobs);
   } catch (const engine::InvalidRequest& error) {
