@@ -3,7 +3,7 @@
 
 PACKAGES := g++ cmake ninja-build pkg-config curl libcli11-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev \
             libboost1.81-dev libssl-dev libpcre2-dev prometheus-cpp-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
-            libbenchmark-dev
+            libbenchmark-dev libjpeg-dev libpng-dev libwebp-dev libgif-dev
 LINT_PACKAGES := clang-format clang-tidy
 JOBS ?= $(shell nproc)
 # A compiler cache when there is one.

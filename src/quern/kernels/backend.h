@@ -226,6 +226,10 @@ class Backend {
   virtual void logits(const Weight& head, Matrix x, std::span<const std::int32_t> rows,
                       std::span<float> logits) = 0;
 
+  // Rows from host memory, from `row` on, in the back end's precision; values.size() is a multiple
+  // of matrix.cols.
+  virtual void write(Matrix matrix, std::int64_t row, std::span<const float> values) = 0;
+
   // Copies for tests, traces and tools; not part of a step.
   virtual void read(Matrix matrix, std::int64_t row, std::span<float> values) = 0;
   virtual void read(const Routing& routing, std::int64_t count,

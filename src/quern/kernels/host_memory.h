@@ -155,6 +155,8 @@ class HostBackend : public Backend {
  public:
   using Cache = HostKvCache<Element>;
 
+  explicit HostBackend(bool bf16_activations) : bf16_activations_(bf16_activations) {}
+
   Matrix allocate(std::int64_t rows, std::int64_t cols) final {
     floats_.emplace_back(rows * cols);
     return {floats_.back().data(), rows, cols};
@@ -177,6 +179,15 @@ class HostBackend : public Backend {
 
   std::int64_t kv_block_bytes(const KvCacheSpec& spec) const final {
     return Cache::block_bytes(spec);
+  }
+
+  void write(Matrix matrix, std::int64_t row, std::span<const float> values) final {
+    const auto count = static_cast<std::int64_t>(values.size());
+    QUERN_CHECK(row >= 0 && count % matrix.cols == 0 && row + count / matrix.cols <= matrix.rows);
+    float* out = host_row(matrix, row);
+    for (std::int64_t i = 0; i < count; ++i)
+      out[i] = bf16_activations_ ? round_to_bf16(values[static_cast<std::size_t>(i)])
+                                 : values[static_cast<std::size_t>(i)];
   }
 
   void read(Matrix matrix, std::int64_t row, std::span<float> values) final {
@@ -219,6 +230,7 @@ class HostBackend : public Backend {
   RopeTable rope_;
 
  private:
+  bool bf16_activations_;
   std::vector<HostArray<float>> floats_;
   std::vector<HostArray<std::int32_t>> ints_;
 };

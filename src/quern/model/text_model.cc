@@ -275,6 +275,21 @@ struct TextModel::Impl {
     trace->on_hidden(index, hidden_row);
   }
 
+  // The chunks' feature rows over the embeddings of their placeholders.
+  void write_features(std::span<const SequenceChunk> chunks, Matrix stream) {
+    std::int64_t first = 0;
+    for (const SequenceChunk& chunk : chunks) {
+      const auto tokens = static_cast<std::int64_t>(chunk.token_ids.size());
+      for (const FeatureRows& features : chunk.features) {
+        const auto count = static_cast<std::int64_t>(features.rows.size()) / config.hidden_size;
+        QUERN_CHECK(features.offset >= 0 && features.offset + count <= tokens &&
+                    count * config.hidden_size == static_cast<std::int64_t>(features.rows.size()));
+        backend.write(stream, first + features.offset, features.rows);
+      }
+      first += tokens;
+    }
+  }
+
   void forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache,
                std::span<float> logits, const ForwardTrace* trace) {
     set_tokens(chunks);
@@ -284,6 +299,7 @@ struct TextModel::Impl {
     const Matrix in = x.first_rows(rows);
     const Matrix out = branch.first_rows(rows);
     backend.embed(*embed_tokens, stream);
+    write_features(chunks, stream);
     observe_hidden(-1, stream, trace);
     backend.rms_norm(stream, *layers.front().input_norm, eps, in);
     for (std::size_t i = 0; i < layers.size(); ++i) {

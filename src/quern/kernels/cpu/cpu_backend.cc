@@ -40,7 +40,8 @@ float swiglu_bf16(float gate, float up, const SwigluSpec& spec) {
 }
 
 CpuBackend::CpuBackend(const CpuOptions& options)
-    : options_(options),
+    : HostBackend(true),
+      options_(options),
       team_(options.num_threads),
       workers_(static_cast<std::size_t>(team_.size())) {}
 

@@ -41,7 +41,8 @@ double dot(const float* a, const float* b, std::int64_t n) {
 
 class ReferenceBackend final : public HostBackend<float> {
  public:
-  explicit ReferenceBackend(Rounding rounding) : rounding_(rounding) {}
+  explicit ReferenceBackend(Rounding rounding)
+      : HostBackend(rounding == Rounding::kBF16), rounding_(rounding) {}
 
   WeightHandle bind(const WeightSource& source) override {
     const bool packed =

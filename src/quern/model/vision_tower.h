@@ -1,0 +1,48 @@
+// MiniMax-M3's vision tower with projector and merger: patches in, rows for the language model out.
+// Must never look across pictures: the features of one do not depend on the others of the call.
+// Proved by tests/model/vision_tower_test.cc (against transformers and the outputs published with
+// m3-tiny).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "quern/checkpoint/checkpoint.h"
+#include "quern/checkpoint/model_config.h"
+#include "quern/kernels/backend.h"
+#include "quern/vision/preprocess.h"
+
+namespace quern::model {
+
+struct VisionLimits {
+  // Of one pass, hence of one picture (2,304 is 672 x 672); fixes the tower's memory.
+  std::int64_t max_patches = 2304;
+};
+
+// Not thread-safe: driven by the thread that drives the back end. A server without images makes
+// none, and nothing of it is mapped or checked (--language-model-only).
+class VisionTower {
+ public:
+  // Binds every tensor; an absent or unfit one is an Error that names it, as is a configuration
+  // without vision_config. `checkpoint` and `backend` outlive the tower.
+  VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend,
+              const VisionLimits& limits);
+  ~VisionTower();
+
+  int hidden_size() const;  // of a feature row: the language model's
+  // Bytes that the tower's activations take (lazily touched).
+  std::int64_t workspace_bytes() const;
+
+  // features [sum of num_tokens, hidden_size], the images one behind the other. Host memory, so
+  // that a cache of features is ordinary memory on every device; the values are those of the back
+  // end's activations (BF16 in float). They go to TextModel::forward() as SequenceChunk::features.
+  // The patches fit the tower's config (an Error otherwise) and no image has more than max_patches.
+  void encode(std::span<const vision::ImagePatches* const> images, std::span<float> features);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quern::model
