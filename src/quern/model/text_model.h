@@ -25,10 +25,10 @@ struct FeatureRows {
 // Consecutive tokens of one sequence in a step: a prompt chunk or one decoded token.
 struct SequenceChunk {
   std::span<const std::int32_t> token_ids;
-  std::int32_t start_position = 0;            // of token_ids[0]
-  std::span<const std::int32_t> block_table;  // block ids for positions 0 .. start + size - 1
-  bool wants_logits = true;                   // of the last token of the chunk
-  std::span<const FeatureRows> features;      // usually none; inside the chunk, not overlapping
+  std::int32_t start_position = 0;             // of token_ids[0]
+  std::span<const std::int32_t> block_table;   // block ids for positions 0 .. start + size - 1
+  bool wants_logits = true;                    // of the last token of the chunk
+  std::span<const FeatureRows> features = {};  // usually none; inside the chunk, not overlapping
 };
 
 // Observes a forward pass (tests and tools). `layer` -1 is the embedding.
