@@ -92,7 +92,7 @@ struct SafetensorsLayout {
 // bytes.
 SafetensorsLayout plan_safetensors(std::vector<TensorSpec> specs);
 
-// Writes a planned file front to back; the file appears under its name only at commit().
+// Writes a planned file, front to back or by places; the file appears under its name only at commit().
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout);
@@ -100,6 +100,8 @@ class SafetensorsWriter {
   const SafetensorsLayout& layout() const { return layout_; }
   // The next bytes of the data, in the order of layout().tensors; pieces may end anywhere.
   void write(std::span<const std::byte> bytes);
+  // Bytes at an offset of the file, as layout().tensors give it; each byte is written once.
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   // All bytes must have been written.
   void commit();
 

@@ -78,8 +78,7 @@ std::string index_text(const QuantizePlan& plan) {
       separator = ",\n";
     };
     for (const PlannedTensor& tensor : shard.tensors) {
-      add(tensor.source.name);
-      if (tensor.action == TensorAction::kQuantize) add(tensor.source.name + "_scale");
+      for (const TensorSpec& output : tensor.kernel->outputs()) add(output.name);
     }
   }
   return text + "\n    }\n}";

@@ -14,6 +14,7 @@
 #include "quern/numerics/mxfp4.h"
 #include "quern/quantize/fnmatch.h"
 #include "quern/quantize/template.h"
+#include "quern/quantize/weight_encoder.h"
 
 namespace quern {
 namespace {
@@ -107,7 +108,7 @@ class Decider {
       : exclude_(std::move(exclude)), model_dtype_(dtype) {}
 
   PlannedTensor decide(TensorInfo info) {
-    PlannedTensor planned{std::move(info), TensorAction::kCopy, model_dtype_};
+    PlannedTensor planned{std::move(info), TensorAction::kCopy, {}, nullptr};
     const TensorInfo& tensor = planned.source;
     if (!is_linear_weight_name(tensor.name)) return planned;
     if (tensor.shape.size() < 2) {
@@ -134,6 +135,8 @@ class Decider {
     return planned;
   }
 
+  DType model_dtype() const { return model_dtype_; }
+  bool failed() const { return failures_ > 0; }
   std::vector<std::string> excluded_modules() && { return std::move(excluded_modules_); }
 
   void throw_failures() const {
@@ -156,23 +159,16 @@ class Decider {
   std::size_t failures_ = 0;
 };
 
-std::vector<TensorSpec> output_specs(const PlannedTensor& tensor) {
-  const TensorInfo& source = tensor.source;
-  switch (tensor.action) {
-    case TensorAction::kCopy:
-      return {{source.name, source.dtype, source.shape}};
-    case TensorAction::kCast:
-      return {{source.name, tensor.cast_to, source.shape}};
-    case TensorAction::kQuantize:
-      break;
+std::unique_ptr<TensorKernel> make_kernel(const fs::path& file, const PlannedTensor& planned,
+                                          DType model_dtype) {
+  const TensorInfo& tensor = planned.source;
+  if (planned.action == TensorAction::kCopy) {
+    return make_copy_kernel({file, tensor}, {tensor.name, tensor.dtype, tensor.shape});
   }
-  Shape packed = source.shape;
-  packed.back() /= 2;
-  // Quark flattens the leading dimensions of the scale: [rows, in / 32].
-  const std::int64_t columns = source.shape.back();
-  const Shape rows(source.shape.begin(), source.shape.end() - 1);
-  const Shape scale = {num_elements(rows), columns / static_cast<std::int64_t>(kMxBlock)};
-  return {{source.name, DType::kU8, packed}, {source.name + "_scale", DType::kU8, scale}};
+  auto source = make_plain_source({file, tensor});
+  auto encoder = planned.action == TensorAction::kCast ? make_cast_encoder(*source, model_dtype)
+                                                       : make_mxfp4_encoder(*source);
+  return make_weight_kernel(std::move(source), std::move(encoder));
 }
 
 PlannedShard plan_shard(const fs::path& path, Decider& decider) {
@@ -182,8 +178,11 @@ PlannedShard plan_shard(const fs::path& path, Decider& decider) {
   PlannedShard shard{path, path.filename().string(), {}, {}};
   std::vector<TensorSpec> specs;
   for (TensorInfo& info : header.tensors) {
-    shard.tensors.push_back(decider.decide(std::move(info)));
-    for (TensorSpec& spec : output_specs(shard.tensors.back())) specs.push_back(std::move(spec));
+    PlannedTensor planned = decider.decide(std::move(info));
+    if (decider.failed()) continue;  // refused as soon as all tensors were seen
+    planned.kernel = make_kernel(path, planned, decider.model_dtype());
+    for (const TensorSpec& spec : planned.kernel->outputs()) specs.push_back(spec);
+    shard.tensors.push_back(std::move(planned));
   }
   shard.layout = plan_safetensors(std::move(specs));
   return shard;
@@ -245,6 +244,7 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
       }
     }
   }
+  decider.throw_failures();
   for (const PlannedShard& shard : plan.shards) {
     for (const PlannedTensor& tensor : shard.tensors) {
       if (tensor.action == TensorAction::kQuantize &&
@@ -254,7 +254,6 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
       }
     }
   }
-  decider.throw_failures();
   check_index(options.model_dir, where);
   plan.config_text =
       quantized_config(std::move(config),
@@ -284,7 +283,7 @@ std::string plan_text(const QuantizePlan& plan) {
                              shape_text(source.shape)}];
       ++group.tensors;
       group.source_bytes += source.bytes();
-      for (const TensorSpec& spec : output_specs(tensor)) {
+      for (const TensorSpec& spec : tensor.kernel->outputs()) {
         group.output_bytes +=
             static_cast<std::uint64_t>(num_elements(spec.shape)) * dtype_bytes(spec.dtype);
       }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "quern/base/json.h"
 #include "quern/checkpoint/safetensors.h"
 #include "quern/quantize/scheme.h"
+#include "quern/quantize/tensor_kernel.h"
 
 namespace quern {
 
@@ -33,7 +35,10 @@ std::string_view action_name(TensorAction action);
 struct PlannedTensor {
   TensorInfo source;
   TensorAction action = TensorAction::kCopy;
-  DType cast_to = DType::kBF16;  // for kCast
+  std::string scheme;  // for kQuantize, by Quark's name
+  // Reads `source` and what belongs to it, writes the output tensors. Holds no file open. A scan
+  // leaves its result in it, so two runs of one plan must not overlap.
+  std::shared_ptr<TensorKernel> kernel;
 };
 
 struct PlannedShard {

@@ -6,11 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
+#include <map>
 #include <unordered_map>
 
 #include "quern/base/error.h"
-#include "quern/numerics/mxfp4.h"
 #include "quern/quantize/ordered_pipeline.h"
 
 namespace quern {
@@ -48,213 +47,121 @@ class RangeReader {
   int fd_;
 };
 
-// What a piece of work writes. kBoth writes packed codes and keeps the scales for behind the
-// tensor.
-enum class Emit { kCopy, kCast, kBoth, kPacked, kScales };
-
-// Elements [begin, begin + count) of a source tensor; blocks of 32 never cross rows, so rows do not
-// matter.
+// A range of units of a kernel, to be scanned or run.
 struct Piece {
-  const PlannedTensor* tensor = nullptr;
-  Emit emit = Emit::kCopy;
-  std::uint64_t begin = 0;
-  std::uint64_t count = 0;
-  bool last = false;
+  TensorKernel* kernel = nullptr;
+  Range units;
+  bool scan = false;
 };
 
 struct Slot {
-  std::vector<std::byte> source;
-  std::vector<std::byte> output;
-  std::vector<std::uint8_t> scales;
+  std::vector<std::vector<std::byte>> inputs;
+  std::vector<std::vector<std::byte>> outputs;
 };
 
-// The pieces in the order in which the output file needs them.
-std::vector<Piece> make_pieces(const PlannedShard& shard, std::uint64_t piece_bytes,
-                               std::uint64_t max_kept_scales) {
-  std::unordered_map<std::string_view, const PlannedTensor*> by_output;
-  std::unordered_map<std::string_view, const PlannedTensor*> by_scale;
-  std::vector<std::string> scale_names;
-  scale_names.reserve(shard.tensors.size());
-  for (const PlannedTensor& tensor : shard.tensors) {
-    by_output.emplace(tensor.source.name, &tensor);
-    if (tensor.action != TensorAction::kQuantize) continue;
-    scale_names.push_back(tensor.source.name + "_scale");
-    by_scale.emplace(scale_names.back(), &tensor);
+void add_pieces(TensorKernel& kernel, std::uint64_t piece_bytes, bool scan,
+                std::vector<Piece>& pieces) {
+  const std::uint64_t total = kernel.units();
+  if (total == 0) return;
+  const std::uint64_t step =
+      std::max<std::uint64_t>(1, piece_bytes / std::max<std::uint64_t>(1, kernel.bytes_of({0, 1})));
+  for (std::uint64_t begin = 0; begin < total; begin += step) {
+    pieces.push_back({&kernel, {begin, std::min(begin + step, total)}, scan});
   }
-  std::vector<Piece> pieces;
-  const PlannedTensor* kept = nullptr;  // its scales follow its codes without a piece of their own
-  const auto& outputs = shard.layout.tensors;
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    Piece piece;
-    if (const auto scale = by_scale.find(outputs[i].name); scale != by_scale.end()) {
-      if (scale->second == kept) continue;
-      piece.tensor = scale->second;
-      piece.emit = Emit::kScales;
-    } else {
-      piece.tensor = by_output.at(outputs[i].name);
-      switch (piece.tensor->action) {
-        case TensorAction::kCopy:
-          piece.emit = Emit::kCopy;
-          break;
-        case TensorAction::kCast:
-          piece.emit = Emit::kCast;
-          break;
-        case TensorAction::kQuantize: {
-          const bool adjacent =
-              i + 1 < outputs.size() && outputs[i + 1].name == piece.tensor->source.name + "_scale";
-          const bool small = adjacent && outputs[i + 1].bytes() <= max_kept_scales;
-          piece.emit = small ? Emit::kBoth : Emit::kPacked;
-          if (small) kept = piece.tensor;
-          break;
-        }
+}
+
+// One output file and the source files that it is made of.
+class ShardStream {
+ public:
+  ShardStream(const PlannedShard& shard, const std::filesystem::path& output,
+              const StreamLimits& limits, Progress& progress)
+      : limits_(limits), progress_(progress), writer_(output, shard.layout) {
+    for (const TensorInfo& info : writer_.layout().tensors) offsets_.emplace(info.name, info.begin);
+    for (const PlannedTensor& tensor : shard.tensors) {
+      for (const KernelInput& input : tensor.kernel->inputs())
+        readers_.try_emplace(input.file, input.file);
+    }
+    // A slot holds a piece and what becomes of it.
+    piece_bytes_ = std::clamp<std::uint64_t>(limits.memory_budget_bytes / 32, 4096, kMaxPieceBytes);
+    slots_.resize(std::clamp<std::size_t>(
+        static_cast<std::size_t>(limits.memory_budget_bytes / (2 * piece_bytes_)), 2,
+        4 * limits.threads));
+  }
+
+  void run(const PlannedShard& shard) {
+    std::vector<Piece> pieces;
+    for (const PlannedTensor& tensor : shard.tensors) {
+      if (tensor.kernel->needs_scan()) {
+        run_pieces(pieces);
+        pieces.clear();
+        add_pieces(*tensor.kernel, piece_bytes_, true, pieces);
+        run_pieces(pieces);
+        pieces.clear();
+      }
+      add_pieces(*tensor.kernel, piece_bytes_, false, pieces);
+    }
+    run_pieces(pieces);
+    writer_.commit();
+  }
+
+ private:
+  void run_pieces(const std::vector<Piece>& pieces) {
+    run_ordered(
+        pieces.size(), slots_.size(), limits_.threads,
+        [&](std::size_t item, std::size_t slot) { work_on(pieces[item], slots_[slot]); },
+        [&](std::size_t item, std::size_t slot) { write(pieces[item], slots_[slot]); });
+  }
+
+  void work_on(const Piece& piece, Slot& slot) const {
+    const auto& inputs = piece.kernel->inputs();
+    const auto& outputs = piece.kernel->outputs();
+    slot.inputs.resize(inputs.size());
+    slot.outputs.resize(outputs.size());
+    std::vector<std::span<const std::byte>> in;
+    std::vector<std::span<std::byte>> out;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const Range range = piece.kernel->input_range(i, piece.units);
+      slot.inputs[i].resize(range.size());
+      readers_.at(inputs[i].file).read(inputs[i].tensor.begin + range.begin, slot.inputs[i]);
+      in.emplace_back(slot.inputs[i]);
+    }
+    if (piece.scan) return piece.kernel->scan(piece.units, in);
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      slot.outputs[i].resize(piece.kernel->output_region(i, piece.units).bytes());
+      out.emplace_back(slot.outputs[i]);
+    }
+    piece.kernel->run(piece.units, in, out);
+  }
+
+  void write(const Piece& piece, const Slot& slot) {
+    if (piece.scan) return;
+    const auto& outputs = piece.kernel->outputs();
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const OutputRegion region = piece.kernel->output_region(i, piece.units);
+      const std::uint64_t base = offsets_.at(outputs[i].name) + region.offset;
+      const std::span<const std::byte> bytes = slot.outputs[i];
+      for (std::uint64_t line = 0; line < region.lines; ++line) {
+        writer_.write_at(base + line * region.stride,
+                         bytes.subspan(line * region.line_bytes, region.line_bytes));
       }
     }
-    const TensorInfo& source = piece.tensor->source;
-    const std::uint64_t element_bytes = dtype_bytes(source.dtype);
-    const std::uint64_t total = source.bytes() / element_bytes;
-    const std::uint64_t step = piece_bytes / element_bytes / kMxBlock * kMxBlock;
-    for (piece.begin = 0; piece.begin < total; piece.begin += step) {
-      piece.count = std::min(step, total - piece.begin);
-      piece.last = piece.begin + piece.count == total;
-      pieces.push_back(piece);
-    }
+    for (const auto& input : slot.inputs) progress_.add(input.size());
   }
-  return pieces;
-}
 
-template <typename T>
-std::span<const T> elements(const Slot& slot) {
-  return {reinterpret_cast<const T*>(slot.source.data()), slot.source.size() / sizeof(T)};
-}
-
-void widen(DType dtype, const Slot& slot, std::vector<float>& out) {
-  out.resize(slot.source.size() / dtype_bytes(dtype));
-  if (dtype == DType::kBF16) {
-    bf16_to_float(elements<BF16>(slot), out);
-  } else if (dtype == DType::kF16) {
-    fp16_to_float(elements<FP16>(slot), out);
-  } else {
-    std::ranges::copy(elements<float>(slot), out.begin());
-  }
-}
-
-[[noreturn]] void throw_not_finite(const Piece& piece, const Slot& slot) {
-  const TensorInfo& tensor = piece.tensor->source;
-  std::vector<float> values;
-  widen(tensor.dtype, slot, values);
-  const auto bad =
-      std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
-  QUERN_CHECK(bad != values.end());
-  std::uint64_t rest = piece.begin + static_cast<std::uint64_t>(bad - values.begin());
-  Shape index(tensor.shape.size());
-  for (std::size_t d = index.size(); d-- > 0;) {
-    const auto size = static_cast<std::uint64_t>(tensor.shape[d]);
-    index[d] = static_cast<std::int64_t>(rest % size);
-    rest /= size;
-  }
-  throw Error("tensor '{}' holds {} at index {}; a weight to be quantized must be finite",
-              tensor.name, std::isnan(*bad) ? "NaN" : "Inf", shape_text(index));
-}
-
-void encode(const Piece& piece, Slot& slot) {
-  slot.output.resize(piece.count / 2);
-  slot.scales.resize(piece.count / kMxBlock);
-  const std::span<std::uint8_t> packed(reinterpret_cast<std::uint8_t*>(slot.output.data()),
-                                       slot.output.size());
-  bool finite = false;
-  switch (piece.tensor->source.dtype) {
-    case DType::kBF16:
-      finite = mxfp4_encode_row(elements<BF16>(slot), packed, slot.scales);
-      break;
-    case DType::kF16:
-      finite = mxfp4_encode_row(elements<FP16>(slot), packed, slot.scales);
-      break;
-    default:
-      finite = mxfp4_encode_row(elements<float>(slot), packed, slot.scales);
-      break;
-  }
-  if (!finite) throw_not_finite(piece, slot);
-}
-
-void cast(const Piece& piece, Slot& slot) {
-  std::vector<float> values;
-  widen(piece.tensor->source.dtype, slot, values);
-  const DType to = piece.tensor->cast_to;
-  slot.output.resize(values.size() * dtype_bytes(to));
-  if (to == DType::kBF16) {
-    float_to_bf16(values, {reinterpret_cast<BF16*>(slot.output.data()), values.size()});
-  } else if (to == DType::kF16) {
-    float_to_fp16(values, {reinterpret_cast<FP16*>(slot.output.data()), values.size()});
-  } else {
-    std::ranges::copy(std::as_bytes(std::span(values)), slot.output.begin());
-  }
-}
-
-void work_on(const Piece& piece, const RangeReader& reader, Slot& slot) {
-  const TensorInfo& source = piece.tensor->source;
-  const std::uint64_t element_bytes = dtype_bytes(source.dtype);
-  slot.source.resize(piece.count * element_bytes);
-  reader.read(source.begin + piece.begin * element_bytes, slot.source);
-  switch (piece.emit) {
-    case Emit::kCopy:
-      break;
-    case Emit::kCast:
-      cast(piece, slot);
-      break;
-    case Emit::kBoth:
-    case Emit::kPacked:
-    case Emit::kScales:
-      encode(piece, slot);
-      break;
-  }
-}
+  StreamLimits limits_;
+  Progress& progress_;
+  SafetensorsWriter writer_;
+  std::unordered_map<std::string, std::uint64_t> offsets_;  // of output tensors
+  std::map<std::filesystem::path, RangeReader> readers_;
+  std::uint64_t piece_bytes_ = 0;
+  std::vector<Slot> slots_;
+};
 
 }  // namespace
 
 void stream_shard(const PlannedShard& shard, const std::filesystem::path& output,
                   const StreamLimits& limits, Progress& progress) {
-  // A slot holds a source piece and at most twice as much output (F16 cast to F32); an eighth of
-  // the budget is for kept scales.
-  const std::uint64_t piece_bytes =
-      std::clamp<std::uint64_t>(limits.memory_budget_bytes / 32, 4096, kMaxPieceBytes);
-  const std::size_t slots = std::clamp<std::size_t>(
-      static_cast<std::size_t>(limits.memory_budget_bytes / (4 * piece_bytes)), 2,
-      4 * limits.threads);
-  const auto pieces = make_pieces(shard, piece_bytes, limits.memory_budget_bytes / 8);
-  const RangeReader reader(shard.source);
-  SafetensorsWriter writer(output, shard.layout);
-  std::vector<Slot> buffers(slots);
-  std::vector<std::uint8_t> kept_scales;
-  const auto take = [&](std::size_t item, std::size_t slot_index) {
-    const Piece& piece = pieces[item];
-    const Slot& slot = buffers[slot_index];
-    switch (piece.emit) {
-      case Emit::kCopy:
-        writer.write(slot.source);
-        break;
-      case Emit::kCast:
-      case Emit::kPacked:
-        writer.write(slot.output);
-        break;
-      case Emit::kScales:
-        writer.write(std::as_bytes(std::span(slot.scales)));
-        break;
-      case Emit::kBoth:
-        writer.write(slot.output);
-        kept_scales.insert(kept_scales.end(), slot.scales.begin(), slot.scales.end());
-        if (piece.last) {
-          writer.write(std::as_bytes(std::span(kept_scales)));
-          kept_scales.clear();
-        }
-        break;
-    }
-    if (piece.emit != Emit::kScales) progress.add(slot.source.size());
-  };
-  run_ordered(
-      pieces.size(), slots, limits.threads,
-      [&](std::size_t item, std::size_t slot) { work_on(pieces[item], reader, buffers[slot]); },
-      take);
-  writer.commit();
+  ShardStream(shard, output, limits, progress).run(shard);
 }
 
 }  // namespace quern

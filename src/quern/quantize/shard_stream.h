@@ -1,5 +1,5 @@
 // One shard, from source file to output file, in pieces of bounded size.
-// Must never read a byte of the source twice but for the scales of a tensor too large to keep them.
+// Must never hold a whole tensor; reads a tensor twice only where its kernel needs a scan.
 // Proved by tests/quantize/pipeline_test.cc.
 #pragma once
 
