@@ -10,6 +10,7 @@
 #include "quern/base/error.h"
 #include "quern/base/file.h"
 #include "quern/eval/compare.h"
+#include "quern/eval/compare_report.h"
 #include "quern/eval/dataset.h"
 #include "quern/eval/python_text.h"
 #include "quern/eval/report.h"
@@ -154,7 +155,8 @@ TEST(Compare, PairsQuestionByQuestion) {
       save_results(b, settings_of(), results_json(b, settings_of()), folder / "b");
   EXPECT_EQ(find_results_file(folder / "a"), saved_a.results);
 
-  const auto scores = compare_results(saved_a.results, saved_b.results);
+  const Comparison comparison = compare_runs(read_run(saved_a.results), read_run(saved_b.results));
+  const auto& scores = comparison.scores;
   ASSERT_EQ(scores.size(), 2U);
   ASSERT_TRUE(scores[0].counts);
   EXPECT_EQ(scores[0].counts->both_right, 83U);
@@ -164,19 +166,20 @@ TEST(Compare, PairsQuestionByQuestion) {
   EXPECT_DOUBLE_EQ(*scores[0].recovery, 0.85 / 0.9);
   EXPECT_LT(scores[0].interval->low, 0.85 / 0.9);
   EXPECT_GT(scores[0].interval->high, 0.85 / 0.9);
-  EXPECT_THAT(comparison_table(scores),
-              testing::HasSubstr("|arith|strict-match    |    90|         85|        -5|     94.44|"));
-  EXPECT_EQ(comparison_json(scores)[0]["only_base"], 7);
+  EXPECT_EQ(scores[0].questions[7].base.answer, "#### 999999");
+  const std::string table = comparison_table(comparison);
+  EXPECT_THAT(table, testing::HasSubstr("|arith|strict-match    |    90|         85|        -5|"));
+  EXPECT_THAT(table, testing::HasSubstr("|     94.44|"));
+  EXPECT_EQ(comparison_json(comparison)[0]["only_base"], 7);
 
   // Without samples, or with other questions, the comparison says that it is unpaired.
   std::filesystem::remove(saved_b.samples[0]);
-  const auto unpaired = compare_results(saved_a.results, saved_b.results);
-  EXPECT_FALSE(unpaired[0].paired);
-  EXPECT_THAT(comparison_table(unpaired), testing::HasSubstr("unpaired, no samples file"));
-  EXPECT_GT(unpaired[0].interval->high - unpaired[0].interval->low,
+  const Comparison unpaired = compare_runs(read_run(saved_a.results), read_run(saved_b.results));
+  EXPECT_FALSE(unpaired.scores[0].paired);
+  EXPECT_THAT(comparison_table(unpaired),
+              testing::HasSubstr("unpaired, no samples of the quantized model"));
+  EXPECT_GT(unpaired.scores[0].interval->high - unpaired.scores[0].interval->low,
             scores[0].interval->high - scores[0].interval->low);
-  write_file(folder / "bad.json", "{\"results\": 3}");
-  EXPECT_THROW(compare_results(folder / "bad.json", saved_b.results), Error);
   EXPECT_THROW(find_results_file(folder), Error);
 }
 

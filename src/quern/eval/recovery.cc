@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <random>
 
 #include "quern/base/error.h"
 
@@ -24,6 +26,7 @@ namespace quern {
 namespace {
 
 constexpr double kNormal95 = 1.959963984540054;
+constexpr std::uint64_t kBootstrapSeed = 1234;
 
 Interval around(double ratio, double variance_of_log) {
   const double factor = std::exp(kNormal95 * std::sqrt(variance_of_log));
@@ -87,6 +90,46 @@ std::optional<Interval> unpaired_recovery_interval(const MeanScore& base,
   const double quantized_part = *quantized.stderr_of_mean / quantized.value;
   return around(quantized.value / base.value,
                 base_part * base_part + quantized_part * quantized_part);
+}
+
+double quantile(std::vector<double>& values, double share) {
+  QUERN_CHECK(!values.empty() && share >= 0 && share <= 1);
+  const double at = share * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<std::size_t>(at);
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(below);
+  std::nth_element(values.begin(), middle, values.end());
+  if (below + 1 >= values.size()) return *middle;
+  const double next = *std::min_element(middle + 1, values.end());
+  return *middle + (at - static_cast<double>(below)) * (next - *middle);
+}
+
+std::optional<PairedBootstrap> paired_bootstrap(const std::vector<double>& base,
+                                                const std::vector<double>& quantized,
+                                                std::size_t resamples) {
+  QUERN_CHECK(base.size() == quantized.size() && resamples > 0);
+  const std::size_t n = base.size();
+  if (n < 2 || n > UINT32_MAX) return std::nullopt;
+  std::mt19937_64 random(kBootstrapSeed);
+  std::vector<double> differences;
+  std::vector<double> recoveries;
+  for (std::size_t r = 0; r < resamples; ++r) {
+    double base_sum = 0;
+    double quantized_sum = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      // The upper 32 bits scaled to n: uniform but for 1 part in 2^32 / n.
+      const std::size_t pick = static_cast<std::size_t>(((random() >> 32) * n) >> 32);
+      base_sum += base[pick];
+      quantized_sum += quantized[pick];
+    }
+    differences.push_back((quantized_sum - base_sum) / static_cast<double>(n));
+    if (base_sum > 0) recoveries.push_back(quantized_sum / base_sum);
+  }
+  const auto middle_95 = [](std::vector<double>& values) {
+    return Interval{quantile(values, 0.025), quantile(values, 0.975)};
+  };
+  PairedBootstrap out{middle_95(differences), std::nullopt, resamples};
+  if (recoveries.size() == resamples) out.recovery = middle_95(recoveries);
+  return out;
 }
 
 double mcnemar_p_value(const PairedCounts& counts) {

@@ -42,6 +42,23 @@ std::optional<Interval> paired_recovery_interval(const std::vector<double>& base
 std::optional<Interval> unpaired_recovery_interval(const MeanScore& base,
                                                    const MeanScore& quantized);
 
+// Percentile intervals (2.5 % to 97.5 %) from resampling the questions with replacement, both
+// answers to a question together. Needs no model of the scores; the generator's seed is fixed, so
+// the same scores give the same intervals.
+struct PairedBootstrap {
+  Interval difference;               // mean of quantized - mean of base
+  std::optional<Interval> recovery;  // empty when a resample has a base mean of 0
+  std::size_t resamples = 0;
+};
+inline constexpr std::size_t kBootstrapResamples = 10'000;
+// Empty for fewer than two questions.
+std::optional<PairedBootstrap> paired_bootstrap(const std::vector<double>& base,
+                                                const std::vector<double>& quantized,
+                                                std::size_t resamples = kBootstrapResamples);
+// Quantile of `values` (not empty), linear between order statistics as NumPy's default; reorders
+// them.
+double quantile(std::vector<double>& values, double share);
+
 // Exact two-sided McNemar test: how likely so uneven a split of the questions that only one of the
 // two answered rightly is, if both are equally good.
 double mcnemar_p_value(const PairedCounts& counts);
