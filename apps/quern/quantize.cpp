@@ -4,12 +4,17 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 
 #include "command.h"
+#include "quern/base/env.h"
 #include "quern/base/error.h"
+#include "quern/base/file.h"
 #include "quern/base/progress.h"
 #include "quern/quantize/pipeline.h"
+#include "quern/quantize/ranks.h"
 #include "quern/quantize/template.h"
+#include "quern/quantize/verify.h"
 
 namespace quern::cli {
 namespace {
@@ -19,7 +24,12 @@ struct Arguments {
   std::string output_dir;
   QuantizeOptions options;
   std::vector<std::string> exclude_layers;
-  std::uint64_t memory_mib = 256;
+  std::uint64_t memory_budget_mib = 256;
+  std::optional<int> rank;
+  std::optional<int> world_size;
+  std::string report_html;
+  bool no_report = false;
+  bool verify = false;
   bool dry_run = false;
   bool list_templates = false;
   bool list_schemes = false;
@@ -41,25 +51,58 @@ void print_schemes() {
 
 void print_report(const QuantizeReport& report) {
   const auto bytes = [](std::uint64_t count) { return bytes_text(static_cast<double>(count)); };
-  fmt::print("shards             {}\n", report.shards);
+  if (!report.quality.tensors.empty()) fmt::print("{}", quality_table(report.quality));
+  fmt::print("shards             {} written, {} done before\n", report.shards,
+             report.skipped_shards);
   fmt::print("tensors quantized  {}\n", report.quantized_tensors);
   fmt::print("tensors copied     {}\n", report.copied_tensors);
   fmt::print("bytes in           {}\n", bytes(report.source_bytes));
   fmt::print("bytes out          {}\n", bytes(report.output_bytes));
   fmt::print("time               {:.2f} s, {:.2f} GB/s of source\n", report.seconds,
              static_cast<double>(report.source_bytes) / report.seconds / 1e9);
+  if (report.missing_shards > 0) {
+    fmt::print("{} shards are still with other ranks; the last to finish writes index and config\n",
+               report.missing_shards);
+  }
+}
+
+void print_verified(const VerifyReport& report) {
+  fmt::print("verified           {} shards, {} tensors, {}\n", report.shards, report.tensors,
+             bytes_text(static_cast<double>(report.bytes)));
+}
+
+// Given options win over the launcher's environment.
+void choose_rank(const Arguments& arguments, QuantizeOptions& options) {
+  if (arguments.rank.has_value() != arguments.world_size.has_value()) {
+    throw UsageError("--rank and --world_size belong together");
+  }
+  const Rank rank = arguments.rank ? Rank{*arguments.rank, *arguments.world_size}
+                                   : rank_from_environment(environment);
+  options.rank = rank.rank;
+  options.world_size = rank.world_size;
+  if (options.rank >= options.world_size) {
+    throw UsageError(
+        fmt::format("--rank {} is not below --world_size {}", options.rank, options.world_size));
+  }
 }
 
 void run(Arguments& arguments, bool exclude_given) {
   if (arguments.list_templates) return print_templates();
   if (arguments.list_schemes) return print_schemes();
-  if (arguments.model_dir.empty()) throw UsageError("--model_dir is required");
   if (arguments.output_dir.empty() && !arguments.dry_run)
     throw UsageError("--output_dir is required");
+  if (arguments.model_dir.empty()) {
+    if (!arguments.verify) throw UsageError("--model_dir is required");
+    return print_verified(verify_output(arguments.output_dir));
+  }
+  if (arguments.no_report && !arguments.report_html.empty())
+    throw UsageError("--report needs what --no_report leaves out");
   QuantizeOptions& options = arguments.options;
   options.model_dir = arguments.model_dir;
   options.output_dir = arguments.output_dir;
-  options.memory_budget_bytes = arguments.memory_mib << 20;
+  options.memory_budget_bytes = arguments.memory_budget_mib << 20;
+  options.report = !arguments.no_report;
+  choose_rank(arguments, options);
   if (exclude_given) options.exclude_layers = arguments.exclude_layers;
   const QuantizePlan plan = make_plan(options);
   if (arguments.dry_run) {
@@ -67,7 +110,15 @@ void run(Arguments& arguments, bool exclude_given) {
     return;
   }
   prepare_output_directory(options);
-  print_report(run_plan(plan, options));
+  const QuantizeReport report = run_plan(plan, options);
+  print_report(report);
+  if (report.missing_shards > 0) return;
+  if (!arguments.report_html.empty()) {
+    write_file(arguments.report_html,
+               quality_html(report.quality, options.output_dir.filename().string()));
+    fmt::print("report             {}\n", arguments.report_html);
+  }
+  if (arguments.verify) print_verified(verify_output(options.output_dir));
 }
 
 }  // namespace
@@ -90,16 +141,35 @@ void add_quantize(CLI::App& app) {
   command->add_option(
       "--template", arguments->options.template_name,
       "Built-in template, or a .yaml file of the same form (default: the model type's)");
-  command->add_flag("--overwrite", arguments->options.overwrite,
-                    "Replace a checkpoint in the output directory");
+  command->add_flag(
+      "--overwrite", arguments->options.overwrite,
+      "Replace what is in the output directory; without it an unfinished run is gone on with");
   command->add_flag("--dry_run,--dry-run", arguments->dry_run,
                     "Print what would happen to each tensor");
   command->add_option("--threads", arguments->options.threads, "Threads (0: one per core)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  command->add_option("--memory_mib,--memory-mib", arguments->memory_mib, "Memory for buffers, MiB")
+  command
+      ->add_option("--memory_budget,--memory-budget", arguments->memory_budget_mib,
+                   "Memory for buffers, MiB")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command
+      ->add_option("--rank", arguments->rank,
+                   "Which of several processes this is; each takes a part of the shards. Default: "
+                   "what mpirun or srun says")
+      ->check(CLI::Range(0, 1 << 20));
+  command
+      ->add_option("--world_size,--world-size", arguments->world_size,
+                   "Number of processes that share the job through a common file system")
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("--report", arguments->report_html,
+                      "Write a page (HTML) with errors by layer and expert, and scale histograms");
+  command->add_flag("--no_report,--no-report", arguments->no_report,
+                    "Do not measure what is lost; no quantize_report.json");
+  command->add_flag("--verify", arguments->verify,
+                    "Read the output again and compare it with the record of the run; alone with "
+                    "--output_dir it only does that");
   command->add_flag("--list_templates,--list-templates", arguments->list_templates,
                     "List the built-in templates");
   command->add_flag("--list_schemes,--list-schemes", arguments->list_schemes,

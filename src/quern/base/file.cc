@@ -104,17 +104,6 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
   }
 }
 
-void AtomicFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t put = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) throw_errno(fmt::format("cannot write '{}'", part_.string()));
-    bytes = bytes.subspan(static_cast<std::size_t>(put));
-    offset += static_cast<std::uint64_t>(put);
-    written_ += static_cast<std::uint64_t>(put);
-  }
-}
-
 void AtomicFile::commit() {
   QUERN_CHECK(fd_ >= 0);
   if (::fsync(fd_) != 0) throw_errno(fmt::format("cannot sync '{}'", part_.string()));

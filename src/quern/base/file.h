@@ -33,8 +33,8 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-// Writes PATH.part; commit() syncs it and renames it to PATH. Without commit() the part file is removed
-// by the destructor.
+// Writes PATH.part front to back; commit() syncs it and renames it to PATH. Without commit() the part
+// file is removed by the destructor.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -44,9 +44,6 @@ class AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
-  // Anywhere in the file, from one thread; the place of write() stays where it is.
-  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
-  // Bytes written by both.
   std::uint64_t written() const { return written_; }
   void commit();
 

@@ -46,6 +46,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t 
 // Reads only the header, by read(2): no mapping, memory bounded by the header. Errors name the
 // file.
 SafetensorsHeader read_safetensors_header(const std::filesystem::path& path);
+// The bytes in front of the data: the length, checked, and the JSON text, not parsed.
+std::string read_safetensors_prefix(const std::filesystem::path& path);
 
 // A mapped file. Immutable, so safe to share between threads; views live as long as the object.
 class SafetensorsFile {
@@ -92,7 +94,7 @@ struct SafetensorsLayout {
 // bytes.
 SafetensorsLayout plan_safetensors(std::vector<TensorSpec> specs);
 
-// Writes a planned file, front to back or by places; the file appears under its name only at commit().
+// Writes a planned file front to back; the file appears under its name only at commit().
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout);
@@ -100,8 +102,6 @@ class SafetensorsWriter {
   const SafetensorsLayout& layout() const { return layout_; }
   // The next bytes of the data, in the order of layout().tensors; pieces may end anywhere.
   void write(std::span<const std::byte> bytes);
-  // Bytes at an offset of the file, as layout().tensors give it; each byte is written once.
-  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   // All bytes must have been written.
   void commit();
 

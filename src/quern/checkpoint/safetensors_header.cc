@@ -320,27 +320,48 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, std::uint64_t 
   return header;
 }
 
-SafetensorsHeader read_safetensors_header(const std::filesystem::path& path) {
+namespace {
+
+struct Prefix {
+  std::string text;  // the length and the JSON text
+  std::uint64_t file_bytes = 0;
+};
+
+Prefix read_prefix(const std::filesystem::path& path) {
   struct Descriptor {
     int fd;
     ~Descriptor() {
       if (fd >= 0) ::close(fd);
     }
   };
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (file.fd < 0) throw_errno("cannot open");
+  struct stat status {};
+  if (::fstat(file.fd, &status) != 0) throw_errno("cannot stat");
+  if (!S_ISREG(status.st_mode)) throw Error("not a regular file");
+  Prefix prefix;
+  prefix.file_bytes = static_cast<std::uint64_t>(status.st_size);
+  if (prefix.file_bytes < kLengthBytes) {
+    throw Error("{} bytes are too few for a safetensors file", prefix.file_bytes);
+  }
+  std::array<std::byte, kLengthBytes> raw{};
+  read_exactly(file.fd, raw.data(), raw.size(), 0);
+  prefix.text.resize(kLengthBytes + checked_header_bytes(raw, prefix.file_bytes));
+  read_exactly(file.fd, prefix.text.data(), prefix.text.size(), 0);
+  return prefix;
+}
+
+}  // namespace
+
+std::string read_safetensors_prefix(const std::filesystem::path& path) {
+  return with_context(path.string(), [&] { return read_prefix(path).text; });
+}
+
+SafetensorsHeader read_safetensors_header(const std::filesystem::path& path) {
   return with_context(path.string(), [&] {
-    const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-    if (file.fd < 0) throw_errno("cannot open");
-    struct stat status {};
-    if (::fstat(file.fd, &status) != 0) throw_errno("cannot stat");
-    if (!S_ISREG(status.st_mode)) throw Error("not a regular file");
-    const auto file_bytes = static_cast<std::uint64_t>(status.st_size);
-    if (file_bytes < kLengthBytes)
-      throw Error("{} bytes are too few for a safetensors file", file_bytes);
-    std::array<std::byte, kLengthBytes> raw{};
-    read_exactly(file.fd, raw.data(), raw.size(), 0);
-    std::string json(checked_header_bytes(raw, file_bytes), '\0');
-    read_exactly(file.fd, json.data(), json.size(), kLengthBytes);
-    return parse_safetensors_header(json, file_bytes);
+    const Prefix prefix = read_prefix(path);
+    return parse_safetensors_header(std::string_view(prefix.text).substr(kLengthBytes),
+                                    prefix.file_bytes);
   });
 }
 

@@ -82,12 +82,6 @@ void SafetensorsWriter::write(std::span<const std::byte> bytes) {
   file_.write(bytes);
 }
 
-void SafetensorsWriter::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-  QUERN_CHECK(offset >= layout_.prefix.size() && offset <= layout_.file_bytes &&
-              bytes.size() <= layout_.file_bytes - offset);
-  file_.write_at(offset, bytes);
-}
-
 void SafetensorsWriter::commit() {
   QUERN_CHECK(file_.written() == layout_.file_bytes, "{} of {} bytes written", file_.written(),
               layout_.file_bytes);

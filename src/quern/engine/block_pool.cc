@@ -45,14 +45,13 @@ void BlockPool::release_one(BlockId id) {
   if (--block.references == 0) push_free(id);
 }
 
-void BlockPool::find_prefix(std::span<const TokenId> tokens, std::span<const std::string> keys,
+void BlockPool::find_prefix(std::span<const TokenId> tokens, std::string_view salt,
                             std::vector<BlockId>& table) const {
   if (!caching_ || tokens.empty()) return;
   const std::size_t limit = (tokens.size() - 1) / kBlockTokens;
   BlockId parent = kNoBlock;
   for (std::size_t i = 0; i < limit; ++i) {
-    parent = find(parent, tokens.subspan(i * kBlockTokens, kBlockTokens),
-                  i < keys.size() ? std::string_view(keys[i]) : std::string_view());
+    parent = find(parent, tokens.subspan(i * kBlockTokens, kBlockTokens), salt);
     if (parent == kNoBlock) return;
     table.push_back(parent);
   }
@@ -72,11 +71,11 @@ void BlockPool::acquire(std::span<const BlockId> table) {
 }
 
 BlockId BlockPool::cache(BlockId block, BlockId parent, std::span<const TokenId> tokens,
-                         std::string_view key) {
+                         std::string_view salt) {
   if (!caching_) return block;
   QUERN_CHECK(tokens.size() == kBlockTokens && at(block).references > 0 && !at(block).cached);
   QUERN_CHECK(parent == kNoBlock || (at(parent).cached && at(parent).references > 0));
-  if (const BlockId known = find(parent, tokens, key); known != kNoBlock) {
+  if (const BlockId known = find(parent, tokens, salt); known != kNoBlock) {
     acquire({&known, 1});
     release_one(block);
     return known;
@@ -84,8 +83,8 @@ BlockId BlockPool::cache(BlockId block, BlockId parent, std::span<const TokenId>
   Block& entry = at(block);
   entry.cached = true;
   entry.parent = parent;
-  entry.key = key;
-  entry.bucket = bucket_of(parent, tokens, key);
+  entry.salt = parent == kNoBlock ? salt : std::string_view();
+  entry.bucket = bucket_of(parent, tokens, salt);
   entry.next_in_bucket = buckets_[entry.bucket];
   buckets_[entry.bucket] = block;
   if (parent != kNoBlock) ++at(parent).children;
@@ -102,19 +101,21 @@ std::span<const TokenId> BlockPool::tokens_of(BlockId id) const {
 }
 
 std::uint32_t BlockPool::bucket_of(BlockId parent, std::span<const TokenId> tokens,
-                                   std::string_view key) const {
+                                   std::string_view salt) const {
   std::uint64_t seed = hash_seed_ + static_cast<std::uint64_t>(parent + 1);
-  if (!key.empty()) seed = XXH3_64bits_withSeed(key.data(), key.size(), seed);
+  if (parent == kNoBlock) seed = XXH3_64bits_withSeed(salt.data(), salt.size(), seed);
   const std::uint64_t hash = XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), seed);
   return static_cast<std::uint32_t>(hash & (buckets_.size() - 1));
 }
 
 BlockId BlockPool::find(BlockId parent, std::span<const TokenId> tokens,
-                        std::string_view key) const {
-  BlockId id = buckets_[bucket_of(parent, tokens, key)];
+                        std::string_view salt) const {
+  const std::string_view key_salt = parent == kNoBlock ? salt : std::string_view();
+  BlockId id = buckets_[bucket_of(parent, tokens, salt)];
   while (id != kNoBlock) {
     const Block& block = at(id);
-    if (block.parent == parent && block.key == key && std::ranges::equal(tokens_of(id), tokens)) {
+    if (block.parent == parent && block.salt == key_salt &&
+        std::ranges::equal(tokens_of(id), tokens)) {
       return id;
     }
     id = block.next_in_bucket;
@@ -149,7 +150,7 @@ void BlockPool::evict(BlockId id) {
   if (block.parent != kNoBlock) --at(block.parent).children;
   block.cached = false;
   block.parent = kNoBlock;
-  block.key.clear();
+  block.salt.clear();
 }
 
 }  // namespace quern::engine

@@ -1,12 +1,16 @@
 // See pipeline.h.
 #include "quern/quantize/pipeline.h"
 
+#include <xxhash.h>
+
 #include <chrono>
+#include <future>
+#include <set>
 #include <thread>
 
 #include "quern/base/error.h"
-#include "quern/base/file.h"
 #include "quern/base/progress.h"
+#include "quern/quantize/ranks.h"
 #include "quern/quantize/shard_stream.h"
 
 namespace quern {
@@ -14,129 +18,182 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kMaxCopyDepth = 16;  // a link that leads back up would never end
-
-bool is_inside(const fs::path& path, const fs::path& directory) {
-  const auto [end, ignored] =
-      std::mismatch(directory.begin(), directory.end(), path.begin(), path.end());
-  return end == directory.end();
+std::vector<SourceIdentity> sources_of(const PlannedShard& shard, const fs::path& model_dir) {
+  std::set<fs::path> files = {shard.source};
+  for (const PlannedTensor& tensor : shard.tensors) {
+    for (const KernelInput& input : tensor.kernel->inputs()) files.insert(input.file);
+  }
+  std::vector<SourceIdentity> sources;
+  for (const fs::path& file : files) sources.push_back(identify_source(model_dir, file));
+  return sources;
 }
 
-bool is_shard_name(const fs::path& name) {
-  return name.string().ends_with(".safetensors") || name.string().ends_with(".safetensors.part");
+std::uint64_t shard_bytes(const std::vector<SourceIdentity>& sources) {
+  std::uint64_t bytes = 0;
+  for (const SourceIdentity& source : sources) bytes += source.bytes;
+  return bytes;
 }
 
-// "readme" and ".md" in the lower-cased name, as Quark skips them.
-bool is_readme(std::string name) {
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return name.ends_with(".md") && name.find("readme") != std::string::npos;
-}
+class Run {
+ public:
+  Run(const QuantizePlan& plan, const QuantizeOptions& options, std::function<void()> poll)
+      : plan_(plan),
+        options_(options),
+        poll_(std::move(poll)),
+        manifest_(options.output_dir, options.rank) {
+    if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
+      throw Error("rank {} of {} makes no sense", options.rank, options.world_size);
+    }
+    const Json job = job_of(plan, options);
+    if (const auto before = manifest_.job()) {
+      check_same_job(*before, job, options.output_dir);
+    } else {
+      manifest_.write_job(job);
+    }
+    std::vector<std::uint64_t> sizes;
+    for (const PlannedShard& shard : plan.shards) {
+      sources_.push_back(sources_of(shard, options.model_dir));
+      sizes.push_back(shard_bytes(sources_.back()));
+    }
+    ranks_ = assign_shards(sizes, options.world_size);
+  }
 
-void copy_with_time(const fs::path& from, const fs::path& to) {
-  fs::copy_file(from, to, fs::copy_options::overwrite_existing);
-  fs::last_write_time(to, fs::last_write_time(from));
-}
+  QuantizeReport run() {
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<std::size_t> todo = unfinished_shards();
+    if (!todo.empty()) {
+      remove_index_and_config(options_.output_dir);
+      check_room(todo);
+      write_shards(todo);
+    }
+    for (std::size_t i = 0; i < plan_.shards.size(); ++i) {
+      report_.missing_shards += ranks_[i] != options_.rank && !is_done(i);
+    }
+    if (report_.missing_shards == 0) finish();
+    report_.quantized_tensors = plan_.quantized_tensors;
+    for (const PlannedShard& shard : plan_.shards) report_.copied_tensors += shard.tensors.size();
+    report_.copied_tensors -= plan_.quantized_tensors;
+    report_.output_bytes = plan_.output_bytes;
+    report_.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return std::move(report_);
+  }
 
-void copy_tree(const fs::path& from, const fs::path& to, int depth) {
-  if (depth > kMaxCopyDepth) throw Error("'{}': directories nested too deep", from.string());
-  fs::create_directories(to);
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const fs::path target = to / entry.path().filename();
-    if (entry.is_directory()) {
-      copy_tree(entry.path(), target, depth + 1);
-    } else if (entry.is_regular_file()) {
-      copy_with_time(entry.path(), target);
+ private:
+  // Its record is written after the shard has its name and is durable.
+  bool is_done(std::size_t index) const {
+    const PlannedShard& shard = plan_.shards[index];
+    const fs::path output = options_.output_dir / shard.output_name;
+    const auto record = manifest_.record(shard.output_name);
+    std::error_code error;
+    if (!record || fs::file_size(output, error) != shard.layout.file_bytes || error) return false;
+    const std::string& prefix = shard.layout.prefix;
+    if (record->sources != sources_[index] ||
+        record->header_xxh3 != XXH3_64bits(prefix.data(), prefix.size())) {
+      throw Error("'{}' has changed since '{}' was made of it; give --overwrite to start anew",
+                  shard.source.string(), output.string());
+    }
+    return true;
+  }
+
+  // Those of this rank.
+  std::vector<std::size_t> unfinished_shards() {
+    std::vector<std::size_t> todo;
+    for (std::size_t i = 0; i < plan_.shards.size(); ++i) {
+      const bool done = is_done(i);
+      report_.skipped_shards += done;
+      if (!done && ranks_[i] == options_.rank) todo.push_back(i);
+    }
+    return todo;
+  }
+
+  // An old part file is written anew in its place.
+  void check_room(const std::vector<std::size_t>& todo) const {
+    std::uint64_t bytes = 0;
+    std::uint64_t reused = 0;
+    for (const std::size_t i : todo) {
+      bytes += plan_.shards[i].layout.file_bytes;
+      for (const char* suffix : {"", ".part"}) {
+        std::error_code absent;
+        const auto size =
+            fs::file_size(options_.output_dir / (plan_.shards[i].output_name + suffix), absent);
+        if (!absent) reused += size;
+      }
+    }
+    check_free_space(options_.output_dir, bytes - std::min(bytes, reused));
+  }
+
+  void write_shards(const std::vector<std::size_t>& todo) {
+    StreamLimits limits;
+    limits.threads = options_.threads > 0 ? static_cast<std::size_t>(options_.threads)
+                                          : std::max(1u, std::thread::hardware_concurrency());
+    limits.memory_budget_bytes = options_.memory_budget_bytes;
+    for (const std::size_t i : todo) report_.source_bytes += shard_bytes(sources_[i]);
+    Progress progress("quantize", report_.source_bytes, ProgressUnit::kBytes);
+    const StreamHooks hooks{&progress, poll_};
+    // One shard is synced to the disk while the next is quantized.
+    std::future<void> commit;
+    for (const std::size_t i : todo) {
+      const PlannedShard& shard = plan_.shards[i];
+      progress.set_note(shard.output_name);
+      auto file =
+          std::make_unique<ShardFile>(options_.output_dir / shard.output_name, shard.layout);
+      ShardRecord record = with_context(shard.source.string(), [&] {
+        return stream_shard(shard, *file, limits, options_.report, hooks);
+      });
+      record.sources = sources_[i];
+      if (commit.valid()) commit.get();
+      commit = std::async(std::launch::async,
+                          [this, i, file = std::move(file), record = std::move(record)] {
+                            check_sources(i);
+                            file->commit();
+                            manifest_.write_record(plan_.shards[i].output_name, record);
+                          });
+      ++report_.shards;
+    }
+    if (commit.valid()) commit.get();
+    progress.finish();
+  }
+
+  void check_sources(std::size_t index) const {
+    for (const SourceIdentity& before : sources_[index]) {
+      const fs::path file = options_.model_dir / before.file;
+      if (identify_source(options_.model_dir, file) != before) {
+        throw Error("'{}' was changed while it was read; start again", file.string());
+      }
     }
   }
-}
 
-// Everything of the source's top level but shards, readmes and what is written anew.
-void copy_other_files(const fs::path& from, const fs::path& to) {
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory()) {
-      copy_tree(entry.path(), to / name, 0);
-    } else if (entry.is_regular_file() && !name.ends_with(".safetensors") && !is_readme(name) &&
-               name != "config.json" && name != "model.safetensors.index.json") {
-      copy_with_time(entry.path(), to / name);
+  // By the rank that finds all shards done: the last, or several at once with the same files.
+  void finish() {
+    std::string report;
+    if (options_.report) {
+      for (const PlannedShard& shard : plan_.shards) {
+        auto record = manifest_.record(shard.output_name);
+        if (!record) throw Error("the record of '{}' has gone", shard.output_name);
+        for (const TensorRecord& tensor : record->tensors) report_.quality.add(tensor);
+      }
+      report_.quality.sort();
+      report = quality_json(report_.quality).dump(1);
     }
+    if (report_.shards == 0 && is_complete(options_.output_dir)) return;
+    finish_output_directory(plan_, options_, manifest_, report);
   }
-}
 
-// As Quark's json.dump(indent=4): total_size is the sum of the files' sizes, names are in the order
-// of processing. Written by hand because a JSON object of 100,000 keys is slow to build.
-std::string index_text(const QuantizePlan& plan) {
-  std::string text = fmt::format(
-      "{{\n    \"metadata\": {{\n        \"total_size\": {}\n    }},\n    \"weight_map\": {{",
-      plan.output_bytes);
-  const char* separator = "\n";
-  for (const PlannedShard& shard : plan.shards) {
-    const std::string file = Json(shard.output_name).dump();
-    const auto add = [&](const std::string& tensor) {
-      text += fmt::format("{}        {}: {}", separator, Json(tensor).dump(), file);
-      separator = ",\n";
-    };
-    for (const PlannedTensor& tensor : shard.tensors) {
-      for (const TensorSpec& output : tensor.kernel->outputs()) add(output.name);
-    }
-  }
-  return text + "\n    }\n}";
-}
+  const QuantizePlan& plan_;
+  const QuantizeOptions& options_;
+  std::function<void()> poll_;
+  Manifest manifest_;
+  std::vector<std::vector<SourceIdentity>> sources_;  // of each shard, as found at the start
+  std::vector<int> ranks_;                            // of each shard
+  QuantizeReport report_;
+};
 
 }  // namespace
 
-void prepare_output_directory(const QuantizeOptions& options) {
-  const fs::path source = fs::canonical(options.model_dir);
-  const fs::path output = fs::weakly_canonical(options.output_dir);
-  if (output.empty()) throw Error("the output directory is empty");
-  if (is_inside(output, source) || is_inside(source, output)) {
-    throw Error("the output directory '{}' must not be, hold or lie in the source '{}'",
-                output.string(), source.string());
-  }
-  if (fs::exists(output) && !fs::is_directory(output)) {
-    throw Error("'{}' is not a directory", output.string());
-  }
-  fs::create_directories(output);
-  if (fs::is_empty(output)) return;
-  if (!options.overwrite) {
-    throw Error("the output directory '{}' is not empty; give --overwrite to replace what is there",
-                output.string());
-  }
-  std::vector<fs::path> old = {output / "config.json", output / "model.safetensors.index.json"};
-  for (const auto& entry : fs::directory_iterator(output)) {
-    if (entry.is_regular_file() && is_shard_name(entry.path().filename()))
-      old.push_back(entry.path());
-  }
-  for (const fs::path& path : old) fs::remove(path);
-}
-
-QuantizeReport run_plan(const QuantizePlan& plan, const QuantizeOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
-  StreamLimits limits;
-  limits.threads = options.threads > 0 ? static_cast<std::size_t>(options.threads)
-                                       : std::max(1u, std::thread::hardware_concurrency());
-  limits.memory_budget_bytes = options.memory_budget_bytes;
-  QuantizeReport report;
-  Progress progress("quantize", plan.source_bytes, ProgressUnit::kBytes);
-  for (const PlannedShard& shard : plan.shards) {
-    progress.set_note(shard.output_name);
-    with_context(shard.source.string(), [&] {
-      stream_shard(shard, options.output_dir / shard.output_name, limits, progress);
-    });
-    ++report.shards;
-    report.source_bytes += fs::file_size(shard.source);
-    report.copied_tensors += shard.tensors.size();
-  }
-  progress.finish();
-  report.quantized_tensors = plan.quantized_tensors;
-  report.copied_tensors -= plan.quantized_tensors;
-  report.output_bytes = plan.output_bytes;
-  copy_other_files(options.model_dir, options.output_dir);
-  write_file(options.output_dir / "model.safetensors.index.json", index_text(plan));
-  write_file(options.output_dir / "config.json", plan.config_text);
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return report;
+QuantizeReport run_plan(const QuantizePlan& plan, const QuantizeOptions& options,
+                        const std::function<void()>& poll) {
+  return Run(plan, options, poll).run();
 }
 
 }  // namespace quern

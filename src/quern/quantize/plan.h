@@ -27,6 +27,10 @@ struct QuantizeOptions {
   bool overwrite = false;
   int threads = 0;  // 0 = one per core
   std::uint64_t memory_budget_bytes = 256ull << 20;
+  int rank = 0;  // of the processes that share the job
+  int world_size = 1;
+  bool report = true;  // measure what is lost
+  // A field that changes bytes of the output belongs in job_of() too (output_directory.cc).
 };
 
 enum class TensorAction { kCopy, kCast, kQuantize };

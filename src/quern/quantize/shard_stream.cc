@@ -1,82 +1,54 @@
 // See shard_stream.h.
 #include "quern/quantize/shard_stream.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <map>
 #include <unordered_map>
 
 #include "quern/base/error.h"
 #include "quern/quantize/ordered_pipeline.h"
+#include "quern/quantize/range_reader.h"
+#include "quern/quantize/tensor_hash.h"
 
 namespace quern {
 namespace {
 
 constexpr std::uint64_t kMaxPieceBytes = 4u << 20;
 
-// A file read by ranges; what was read is dropped from the page cache.
-class RangeReader {
- public:
-  explicit RangeReader(const std::filesystem::path& path)
-      : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ < 0) throw_errno(fmt::format("cannot open '{}'", path.string()));
-  }
-  RangeReader(const RangeReader&) = delete;
-  RangeReader& operator=(const RangeReader&) = delete;
-  ~RangeReader() { ::close(fd_); }
-
-  void read(std::uint64_t offset, std::span<std::byte> out) const {
-    const std::uint64_t begin = offset;
-    for (std::span<std::byte> rest = out; !rest.empty();) {
-      const ssize_t got = ::pread(fd_, rest.data(), rest.size(), static_cast<off_t>(offset));
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) throw_errno(fmt::format("cannot read '{}'", path_.string()));
-      if (got == 0) throw Error("'{}' became shorter while it was read", path_.string());
-      rest = rest.subspan(static_cast<std::size_t>(got));
-      offset += static_cast<std::uint64_t>(got);
-    }
-    ::posix_fadvise(fd_, static_cast<off_t>(begin), static_cast<off_t>(out.size()),
-                    POSIX_FADV_DONTNEED);
-  }
-
- private:
-  std::filesystem::path path_;
-  int fd_;
-};
-
-// A range of units of a kernel, to be scanned or run.
+// A range of units of a tensor, to be scanned or run.
 struct Piece {
-  TensorKernel* kernel = nullptr;
+  const PlannedTensor* tensor = nullptr;
   Range units;
   bool scan = false;
+  bool last = false;  // of the tensor
 };
 
 struct Slot {
   std::vector<std::vector<std::byte>> inputs;
   std::vector<std::vector<std::byte>> outputs;
+  WeightStatistics statistics;
+  bool measured = false;
 };
 
-void add_pieces(TensorKernel& kernel, std::uint64_t piece_bytes, bool scan,
+void add_pieces(const PlannedTensor& tensor, std::uint64_t piece_bytes, bool scan,
                 std::vector<Piece>& pieces) {
-  const std::uint64_t total = kernel.units();
-  if (total == 0) return;
-  const std::uint64_t step =
-      std::max<std::uint64_t>(1, piece_bytes / std::max<std::uint64_t>(1, kernel.bytes_of({0, 1})));
+  const std::uint64_t total = tensor.kernel->units();
+  const std::uint64_t unit_bytes = std::max<std::uint64_t>(1, tensor.kernel->bytes_of({0, 1}));
+  const std::uint64_t step = std::max<std::uint64_t>(1, piece_bytes / unit_bytes);
   for (std::uint64_t begin = 0; begin < total; begin += step) {
-    pieces.push_back({&kernel, {begin, std::min(begin + step, total)}, scan});
+    const std::uint64_t end = std::min(begin + step, total);
+    pieces.push_back({&tensor, {begin, end}, scan, end == total});
   }
 }
 
-// One output file and the source files that it is made of.
+// One output file and the source files that it is made of. Worker threads read and quantize; the
+// calling thread hashes and writes.
 class ShardStream {
  public:
-  ShardStream(const PlannedShard& shard, const std::filesystem::path& output,
-              const StreamLimits& limits, Progress& progress)
-      : limits_(limits), progress_(progress), writer_(output, shard.layout) {
-    for (const TensorInfo& info : writer_.layout().tensors) offsets_.emplace(info.name, info.begin);
+  ShardStream(const PlannedShard& shard, ShardFile& file, const StreamLimits& limits,
+              bool statistics, const StreamHooks& hooks)
+      : shard_(shard), file_(file), limits_(limits), statistics_(statistics), hooks_(hooks) {
+    for (const TensorInfo& info : shard.layout.tensors) places_.emplace(info.name, &info);
     for (const PlannedTensor& tensor : shard.tensors) {
       for (const KernelInput& input : tensor.kernel->inputs())
         readers_.try_emplace(input.file, input.file);
@@ -88,20 +60,24 @@ class ShardStream {
         4 * limits.threads));
   }
 
-  void run(const PlannedShard& shard) {
+  ShardRecord run() {
     std::vector<Piece> pieces;
-    for (const PlannedTensor& tensor : shard.tensors) {
+    for (const PlannedTensor& tensor : shard_.tensors) {
       if (tensor.kernel->needs_scan()) {
         run_pieces(pieces);
         pieces.clear();
-        add_pieces(*tensor.kernel, piece_bytes_, true, pieces);
+        add_pieces(tensor, piece_bytes_, true, pieces);
         run_pieces(pieces);
         pieces.clear();
       }
-      add_pieces(*tensor.kernel, piece_bytes_, false, pieces);
+      if (tensor.kernel->units() == 0) finish_tensor(tensor);
+      add_pieces(tensor, piece_bytes_, false, pieces);
     }
     run_pieces(pieces);
-    writer_.commit();
+    const std::string& prefix = shard_.layout.prefix;
+    record_.header_xxh3 = XXH3_64bits(prefix.data(), prefix.size());
+    record_.output_bytes = shard_.layout.file_bytes;
+    return std::move(record_);
   }
 
  private:
@@ -109,59 +85,103 @@ class ShardStream {
     run_ordered(
         pieces.size(), slots_.size(), limits_.threads,
         [&](std::size_t item, std::size_t slot) { work_on(pieces[item], slots_[slot]); },
-        [&](std::size_t item, std::size_t slot) { write(pieces[item], slots_[slot]); });
+        [&](std::size_t item, std::size_t slot) {
+          if (!pieces[item].scan) write(pieces[item], slots_[slot]);
+          if (hooks_.poll) hooks_.poll();
+        });
   }
 
   void work_on(const Piece& piece, Slot& slot) const {
-    const auto& inputs = piece.kernel->inputs();
-    const auto& outputs = piece.kernel->outputs();
+    const TensorKernel& kernel = *piece.tensor->kernel;
+    const auto& inputs = kernel.inputs();
+    const auto& outputs = kernel.outputs();
+    slot.measured = false;
     slot.inputs.resize(inputs.size());
     slot.outputs.resize(outputs.size());
     std::vector<std::span<const std::byte>> in;
     std::vector<std::span<std::byte>> out;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const Range range = piece.kernel->input_range(i, piece.units);
+      const Range range = kernel.input_range(i, piece.units);
       slot.inputs[i].resize(range.size());
       readers_.at(inputs[i].file).read(inputs[i].tensor.begin + range.begin, slot.inputs[i]);
       in.emplace_back(slot.inputs[i]);
     }
-    if (piece.scan) return piece.kernel->scan(piece.units, in);
+    if (piece.scan) return piece.tensor->kernel->scan(piece.units, in);
+    if (kernel.copies()) return slot.outputs[0].swap(slot.inputs[0]);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      slot.outputs[i].resize(piece.kernel->output_region(i, piece.units).bytes());
+      slot.outputs[i].resize(kernel.output_region(i, piece.units).bytes());
       out.emplace_back(slot.outputs[i]);
     }
-    piece.kernel->run(piece.units, in, out);
+    kernel.run(piece.units, in, out);
+    if (!statistics_ || piece.tensor->action != TensorAction::kQuantize) return;
+    slot.statistics = {};
+    slot.measured = kernel.measure(piece.units, in, out, slot.statistics);
   }
 
   void write(const Piece& piece, const Slot& slot) {
-    if (piece.scan) return;
-    const auto& outputs = piece.kernel->outputs();
+    const TensorKernel& kernel = *piece.tensor->kernel;
+    const auto& outputs = kernel.outputs();
+    hashes_.resize(outputs.size());
     for (std::size_t i = 0; i < outputs.size(); ++i) {
-      const OutputRegion region = piece.kernel->output_region(i, piece.units);
-      const std::uint64_t base = offsets_.at(outputs[i].name) + region.offset;
+      const OutputRegion region = kernel.output_region(i, piece.units);
+      const std::uint64_t base = places_.at(outputs[i].name)->begin;
       const std::span<const std::byte> bytes = slot.outputs[i];
       for (std::uint64_t line = 0; line < region.lines; ++line) {
-        writer_.write_at(base + line * region.stride,
-                         bytes.subspan(line * region.line_bytes, region.line_bytes));
+        const std::uint64_t offset = region.offset + line * region.stride;
+        const auto part = bytes.subspan(line * region.line_bytes, region.line_bytes);
+        file_.write_at(base + offset, part);
+        hashes_[i].add(offset, part);
       }
     }
-    for (const auto& input : slot.inputs) progress_.add(input.size());
+    if (slot.measured) {
+      if (!sum_) sum_.emplace();
+      sum_->merge(slot.statistics);
+    }
+    if (piece.last) finish_tensor(*piece.tensor);
+    if (hooks_.progress == nullptr) return;
+    for (std::size_t i = 0; i < kernel.inputs().size(); ++i) {
+      hooks_.progress->add(kernel.input_range(i, piece.units).size());
+    }
   }
 
+  void finish_tensor(const PlannedTensor& tensor) {
+    const auto& outputs = tensor.kernel->outputs();
+    hashes_.resize(outputs.size());
+    TensorRecord kept{tensor.source.name, tensor.scheme, 0, 0, std::exchange(sum_, std::nullopt)};
+    for (const KernelInput& input : tensor.kernel->inputs())
+      kept.source_bytes += input.tensor.bytes();
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const TensorInfo& place = *places_.at(outputs[i].name);
+      kept.output_bytes += place.bytes();
+      record_.xxh3[place.name] =
+          hashes_[i].finish(place.bytes(), [&](std::uint64_t offset, std::span<std::byte> out) {
+            file_.read_at(place.begin + offset, out);
+          });
+    }
+    hashes_.clear();
+    if (tensor.action == TensorAction::kQuantize) record_.tensors.push_back(std::move(kept));
+  }
+
+  const PlannedShard& shard_;
+  ShardFile& file_;
   StreamLimits limits_;
-  Progress& progress_;
-  SafetensorsWriter writer_;
-  std::unordered_map<std::string, std::uint64_t> offsets_;  // of output tensors
+  bool statistics_;
+  const StreamHooks& hooks_;
+  std::unordered_map<std::string, const TensorInfo*> places_;  // of output tensors
   std::map<std::filesystem::path, RangeReader> readers_;
   std::uint64_t piece_bytes_ = 0;
   std::vector<Slot> slots_;
+  // Of the tensor that is being written.
+  std::vector<TensorHash> hashes_;
+  std::optional<WeightStatistics> sum_;
+  ShardRecord record_;
 };
 
 }  // namespace
 
-void stream_shard(const PlannedShard& shard, const std::filesystem::path& output,
-                  const StreamLimits& limits, Progress& progress) {
-  ShardStream(shard, output, limits, progress).run(shard);
+ShardRecord stream_shard(const PlannedShard& shard, ShardFile& output, const StreamLimits& limits,
+                         bool statistics, const StreamHooks& hooks) {
+  return ShardStream(shard, output, limits, statistics, hooks).run();
 }
 
 }  // namespace quern

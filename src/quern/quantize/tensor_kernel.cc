@@ -23,6 +23,7 @@ class CopyKernel final : public TensorKernel {
   void run(Range, InputBytes inputs, OutputBytes outputs) const override {
     std::ranges::copy(inputs[0], outputs[0].begin());
   }
+  bool copies() const override { return true; }
 
  private:
   std::vector<KernelInput> inputs_;

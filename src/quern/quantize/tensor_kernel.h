@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quern/checkpoint/safetensors.h"
+#include "quern/numerics/weight_statistics.h"
 
 namespace quern {
 
@@ -66,6 +67,16 @@ class TensorKernel {
   // Fills outputs[i], the lines of output_region(i, units) one behind the other. Throws an Error
   // that names tensor and index for a value that cannot be quantized.
   virtual void run(Range units, InputBytes inputs, OutputBytes outputs) const = 0;
+
+  // Adds what a range of units lost, from what run() was given and made. False when the format has
+  // no statistics.
+  virtual bool measure(Range /*units*/, InputBytes /*inputs*/, OutputBytes /*outputs*/,
+                       WeightStatistics& /*statistics*/) const {
+    return false;
+  }
+
+  // True when outputs()[0] is inputs()[0] byte for byte: run() need not be called.
+  virtual bool copies() const { return false; }
 
   // Bytes in and out of a range of units, for sizing pieces.
   std::uint64_t bytes_of(Range units) const;

@@ -69,6 +69,19 @@ class Mxfp4Encoder final : public WeightEncoder {
     }
     return mxfp4_encode_row(elements<float>(values.bytes), packed, scales);
   }
+  bool measure(const WeightValues& values, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    const std::span<const std::uint8_t> packed = as_u8(outputs[0]);
+    const std::span<const std::uint8_t> scales = as_u8(outputs[1]);
+    if (values.dtype == DType::kBF16) {
+      mxfp4_measure(elements<BF16>(values.bytes), packed, scales, statistics);
+    } else if (values.dtype == DType::kF16) {
+      mxfp4_measure(elements<FP16>(values.bytes), packed, scales, statistics);
+    } else {
+      mxfp4_measure(elements<float>(values.bytes), packed, scales, statistics);
+    }
+    return true;
+  }
 
  private:
   static std::vector<TensorSpec> specs(const WeightSource& source) {

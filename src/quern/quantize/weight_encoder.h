@@ -33,6 +33,11 @@ class WeightEncoder {
   virtual void scan(const WeightValues& /*values*/) {}
   // False when a value is Inf or NaN; the outputs then mean nothing.
   [[nodiscard]] virtual bool encode(const WeightValues& values, OutputBytes outputs) const = 0;
+  // As TensorKernel::measure.
+  virtual bool measure(const WeightValues& /*values*/, OutputBytes /*outputs*/,
+                       WeightStatistics& /*statistics*/) const {
+    return false;
+  }
 
  protected:
   explicit WeightEncoder(std::vector<TensorSpec> outputs) : outputs_(std::move(outputs)) {}

@@ -39,6 +39,12 @@ class WeightKernel final : public TensorKernel {
     if (!encoder_->encode(values, outputs)) throw_not_finite(values);
   }
 
+  bool measure(Range units, InputBytes inputs, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    std::vector<std::byte> scratch;
+    return encoder_->measure(values_of(units, inputs, scratch), outputs, statistics);
+  }
+
  private:
   Range elements_of(Range units) const {
     return {std::min(units.begin * unit_, source_->elements()),

@@ -1,0 +1,178 @@
+// See output_directory.h.
+#include "quern/quantize/output_directory.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cctype>
+
+#include "quern/base/error.h"
+#include "quern/base/progress.h"
+#include "quern/quantize/manifest.h"
+#include "quern/quantize/shard_file.h"
+
+namespace quern {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The layout of the record: raised when a new program cannot go on with what an old one left.
+constexpr int kRecordFormat = 1;
+constexpr const char* kConfigName = "config.json";
+constexpr const char* kIndexName = "model.safetensors.index.json";
+constexpr const char* kReportName = "quantize_report.json";
+constexpr int kMaxCopyDepth = 16;  // a link that leads back up would never end
+
+bool is_inside(const fs::path& path, const fs::path& directory) {
+  const auto [end, ignored] =
+      std::mismatch(directory.begin(), directory.end(), path.begin(), path.end());
+  return end == directory.end();
+}
+
+bool is_shard_name(const fs::path& name) {
+  return name.string().ends_with(".safetensors") || name.string().ends_with(".safetensors.part");
+}
+
+// "readme" and ".md" in the lower-cased name, as Quark skips them.
+bool is_readme(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name.ends_with(".md") && name.find("readme") != std::string::npos;
+}
+
+void copy_tree(const fs::path& from, const fs::path& to, const Manifest& manifest, int depth) {
+  if (depth > kMaxCopyDepth) throw Error("'{}': directories nested too deep", from.string());
+  fs::create_directories(to);
+  for (const auto& entry : fs::directory_iterator(from)) {
+    const fs::path target = to / entry.path().filename();
+    if (entry.is_directory()) {
+      copy_tree(entry.path(), target, manifest, depth + 1);
+    } else if (entry.is_regular_file()) {
+      manifest.publish_copy(entry.path(), target);
+    }
+  }
+}
+
+// Everything of the source's top level but shards, readmes and what is written anew.
+void copy_other_files(const fs::path& from, const fs::path& to, const Manifest& manifest) {
+  for (const auto& entry : fs::directory_iterator(from)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.is_directory()) {
+      if (name != Manifest::kDirectory) copy_tree(entry.path(), to / name, manifest, 0);
+    } else if (entry.is_regular_file() && !name.ends_with(".safetensors") && !is_readme(name) &&
+               name != kConfigName && name != kIndexName && name != kReportName) {
+      manifest.publish_copy(entry.path(), to / name);
+    }
+  }
+}
+
+// As Quark's json.dump(indent=4): total_size is the sum of the files' sizes, names are in the order
+// of processing. Written by hand because a JSON object of 100,000 keys is slow to build.
+std::string index_text(const QuantizePlan& plan) {
+  std::string text = fmt::format(
+      "{{\n    \"metadata\": {{\n        \"total_size\": {}\n    }},\n    \"weight_map\": {{",
+      plan.output_bytes);
+  const char* separator = "\n";
+  for (const PlannedShard& shard : plan.shards) {
+    const std::string file = Json(shard.output_name).dump();
+    const auto add = [&](const std::string& tensor) {
+      text += fmt::format("{}        {}: {}", separator, Json(tensor).dump(), file);
+      separator = ",\n";
+    };
+    for (const PlannedTensor& tensor : shard.tensors) {
+      for (const TensorSpec& output : tensor.kernel->outputs()) add(output.name);
+    }
+  }
+  return text + "\n    }\n}";
+}
+
+// Files of a checkpoint that an earlier run of this program left.
+void remove_old_output(const fs::path& output) {
+  std::vector<fs::path> old = {output / kConfigName, output / kIndexName, output / kReportName};
+  for (const auto& entry : fs::directory_iterator(output)) {
+    if (entry.is_regular_file() && is_shard_name(entry.path().filename()))
+      old.push_back(entry.path());
+  }
+  for (const fs::path& path : old) fs::remove(path);  // config.json first
+  fs::remove_all(output / Manifest::kDirectory);
+}
+
+// Another rank may be starting in the same directory: its record appears before anything else.
+bool holds_only_a_run(const fs::path& output) {
+  const Manifest manifest(output, 0);
+  if (manifest.job()) return true;
+  for (const auto& entry : fs::directory_iterator(output)) {
+    if (entry.path().filename() != Manifest::kDirectory) return manifest.job().has_value();
+  }
+  return true;
+}
+
+}  // namespace
+
+void prepare_output_directory(const QuantizeOptions& options) {
+  const fs::path source = fs::canonical(options.model_dir);
+  const fs::path output = fs::weakly_canonical(options.output_dir);
+  if (output.empty()) throw Error("the output directory is empty");
+  if (is_inside(output, source) || is_inside(source, output)) {
+    throw Error("the output directory '{}' must not be, hold or lie in the source '{}'",
+                output.string(), source.string());
+  }
+  if (fs::exists(output) && !fs::is_directory(output)) {
+    throw Error("'{}' is not a directory", output.string());
+  }
+  std::error_code error;
+  fs::create_directories(output, error);
+  if (error) throw Error("cannot create '{}': {}", output.string(), error.message());
+  if (options.overwrite && options.world_size > 1) {
+    throw Error(
+        "--overwrite needs a single process: one rank would remove the work of another; "
+        "empty '{}' first",
+        output.string());
+  }
+  if (options.overwrite) return remove_old_output(output);
+  if (holds_only_a_run(output)) return;
+  throw Error(
+      "the output directory '{}' is not empty and holds no run to go on with; give --overwrite to "
+      "replace what is there",
+      output.string());
+}
+
+// Options that change bytes stand here by name, so that a mismatch can be named.
+Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
+  Json job;
+  job["format"] = kRecordFormat;
+  job["quant_scheme"] = options.quant_scheme;
+  job["exclude_layers"] =
+      options.exclude_layers ? Json(*options.exclude_layers) : Json("of the template");
+  job["template"] = options.template_name;
+  job["report"] = options.report;
+  job["shards"] = plan.shards.size();
+  job["config.json"] = hex64(XXH3_64bits(plan.config_text.data(), plan.config_text.size()));
+  return job;
+}
+
+void check_free_space(const fs::path& output_dir, std::uint64_t bytes) {
+  const std::uint64_t available = fs::space(output_dir).available;
+  if (available >= bytes) return;
+  throw Error("'{}' needs {} more, but its file system has only {} free", output_dir.string(),
+              bytes_text(static_cast<double>(bytes)), bytes_text(static_cast<double>(available)));
+}
+
+bool is_complete(const fs::path& output_dir) { return fs::exists(output_dir / kConfigName); }
+
+void remove_index_and_config(const fs::path& output_dir) {
+  fs::remove(output_dir / kConfigName);
+  fs::remove(output_dir / kIndexName);
+}
+
+void finish_output_directory(const QuantizePlan& plan, const QuantizeOptions& options,
+                             const Manifest& manifest, const std::string& report) {
+  copy_other_files(options.model_dir, options.output_dir, manifest);
+  if (!report.empty()) manifest.publish(options.output_dir / kReportName, report);
+  manifest.publish(options.output_dir / kIndexName, index_text(plan));
+  manifest.remove_temporary_files();
+  manifest.publish(options.output_dir / kConfigName, plan.config_text);
+  sync_directory(options.output_dir);
+}
+
+}  // namespace quern
