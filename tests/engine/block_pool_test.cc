@@ -5,6 +5,9 @@
 
 #include <numeric>
 #include <random>
+#include <string>
+
+#include "quern/engine/sequence.h"
 
 namespace quern::engine {
 namespace {
@@ -23,9 +26,11 @@ std::vector<BlockId> fill(BlockPool& pool, const std::vector<TokenId>& tokens,
                           std::string_view salt = "") {
   std::vector<BlockId> table;
   EXPECT_TRUE(pool.allocate(blocks_for(static_cast<int>(tokens.size())), table));
+  const auto keys = make_prefix_keys(salt, {});
   for (std::size_t i = 0; (i + 1) * kBlockTokens <= tokens.size(); ++i) {
     table[i] = pool.cache(table[i], i == 0 ? kNoBlock : table[i - 1],
-                          std::span(tokens).subspan(i * kBlockTokens, kBlockTokens), salt);
+                          std::span(tokens).subspan(i * kBlockTokens, kBlockTokens),
+                          i < keys.size() ? keys[i] : std::string());
   }
   return table;
 }
@@ -33,7 +38,7 @@ std::vector<BlockId> fill(BlockPool& pool, const std::vector<TokenId>& tokens,
 std::vector<BlockId> prefix(const BlockPool& pool, const std::vector<TokenId>& tokens,
                             std::string_view salt = "") {
   std::vector<BlockId> table;
-  pool.find_prefix(tokens, salt, table);
+  pool.find_prefix(tokens, make_prefix_keys(salt, {}), table);
   return table;
 }
 
@@ -154,7 +159,7 @@ TEST(BlockPool, RandomUseAgainstAModel) {
     }
     tokens.push_back(9);
     Holder holder;
-    pool.find_prefix(tokens, "", holder.table);
+    pool.find_prefix(tokens, {}, holder.table);
     for (std::size_t i = 0; i < holder.table.size(); ++i) {
       const auto end = tokens.begin() + static_cast<std::ptrdiff_t>((i + 1) * kBlockTokens);
       ASSERT_EQ(content[static_cast<std::size_t>(holder.table[i])],

@@ -384,6 +384,141 @@ TEST(EngineLoop, ManyThreads) {
   EXPECT_EQ(rig.loop.stats().requests_finished, 60U);
 }
 
+// ---- images
+
+EngineLoopOptions image_options(int budget, int num_blocks = 64) {
+  auto options = small_options(num_blocks);
+  options.scheduler.max_num_batched_tokens = budget;
+  options.scheduler.max_num_seqs = std::min(budget, 16);
+  options.encoder_cache_tokens = options.scheduler.max_encoder_tokens = 120;
+  return options;
+}
+
+// Placeholders are ordinary tokens here; the features decide.
+GenerationRequest image_request(const std::string& id, std::vector<ImageInput> images,
+                                int num_prompt_tokens = 300, int max_tokens = 3) {
+  auto result = request(id, num_prompt_tokens, max_tokens, 5);
+  result.sampling.logprobs = 3;
+  result.images = std::move(images);
+  return result;
+}
+
+TEST(EngineLoop, FeaturesTakeThePlaceOfTokensForEveryChunkLength) {
+  const std::vector<ImageInput> images{test::fake_image(37, 100, 1), test::fake_image(137, 90, 2)};
+  Generated first;
+  for (int budget = 1; budget <= 300; ++budget) {
+    Rig rig(image_options(budget));
+    auto r = image_request("a", images);
+    auto tokens = r.prompt;
+    const Generated result = rig.generate(std::move(r));
+    if (budget == 1) {
+      first = result;
+      for (int i = 0; i < 3; ++i) {
+        const auto logits = rig.runner.expected_logits(tokens, images);
+        tokens.push_back(static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
+      }
+      EXPECT_EQ(result.tokens, std::vector<TokenId>(tokens.begin() + 300, tokens.end()));
+    }
+    EXPECT_TRUE(test::same_result(result, first)) << budget;
+    EXPECT_EQ(rig.runner.encoded, 2) << budget;
+  }
+}
+
+TEST(EngineLoop, AnImageIsEncodedOnceForAllWhoShowIt) {
+  Rig rig(image_options(200));
+  for (const char* id : {"a", "b", "c", "d"}) {
+    rig.collector.submit(rig.loop, image_request(id, {test::fake_image(10, 100, 1)}));
+  }
+  for (const char* id : {"a", "b", "c", "d"}) rig.collector.wait(id);
+  EXPECT_EQ(rig.runner.encoded, 1);
+  EXPECT_EQ(rig.generate(image_request("e", {test::fake_image(10, 100, 1)})).last.cached_tokens,
+            256);
+  EXPECT_EQ(rig.generate(image_request("f", {test::fake_image(11, 100, 1)})).last.cached_tokens, 0)
+      << "another place";
+  EXPECT_EQ(rig.runner.encoded, 1);
+  const Generated other = rig.generate(image_request("g", {test::fake_image(10, 100, 2)}));
+  EXPECT_EQ(other.last.cached_tokens, 0) << "another image behind the same tokens";
+  EXPECT_EQ(rig.runner.encoded, 2);
+  EXPECT_EQ(rig.loop.stats().images_encoded, 2U);
+}
+
+TEST(EngineLoop, WhatCannotBeEncodedIsRefused) {
+  Rig rig(image_options(200));
+  auto r = image_request("a", {test::fake_image(10, 121, 1)});
+  r.on_output = [](Output) {};
+  EXPECT_THAT(quern::test::error_message([&] { rig.loop.submit(r); }),
+              HasSubstr("an image item with length 121, which exceeds the pre-allocated encoder "
+                        "cache size 120"));
+}
+
+// Requests with images in every schedule, with little room for images and blocks.
+TEST(EngineLoop, ImagesAloneAndTogetherUnderAnyScheduleAreIdentical) {
+  const auto requests = [] {
+    std::vector<GenerationRequest> all;
+    std::mt19937 random(20261124);
+    for (int i = 0; i < 24; ++i) {
+      std::vector<ImageInput> images;
+      int at = static_cast<int>(random() % 60);
+      for (std::uint64_t k = random() % 4; k > 0 && at < 350; --k) {
+        const unsigned name = static_cast<unsigned>(random() % 5);
+        images.push_back(test::fake_image(at, 20 + static_cast<int>(name) * 25, name));
+        at += 20 + static_cast<int>(name) * 25 + static_cast<int>(random() % 40);
+      }
+      auto r = image_request(std::to_string(i), images, at + 1 + static_cast<int>(random() % 90),
+                             10 + static_cast<int>(random() % 60));
+      if (i % 2 == 1) {
+        r.sampling.temperature = 0.8F;
+        r.sampling.seed = i;
+      }
+      all.push_back(std::move(r));
+    }
+    return all;
+  };
+  std::vector<Generated> alone;
+  for (auto& r : requests()) {
+    Rig rig(image_options(2048));
+    alone.push_back(rig.generate(std::move(r)));
+  }
+  const struct {
+    int budget, blocks;
+    bool caching, whole;
+  } rows[] = {{2048, 256, true, false}, {2048, 256, false, false}, {50, 64, true, false},
+              {17, 64, true, false},    {300, 9, true, false},     {300, 9, false, false},
+              {130, 9, true, true}};
+  for (const auto& row : rows) {
+    SCOPED_TRACE(::testing::Message() << row.budget << " " << row.blocks << " " << row.caching);
+    auto options = image_options(row.budget, row.blocks);
+    options.enable_prefix_caching = row.caching;
+    options.scheduler.disable_chunked_mm_input = row.whole;
+    Rig rig(options);
+    for (int round = 0; round < 2; ++round) {  // the second with warm caches
+      for (auto& r : requests()) rig.collector.submit(rig.loop, std::move(r));
+      std::vector<Generated> together;
+      for (int i = 0; i < 24; ++i) together.push_back(rig.collector.wait(std::to_string(i)));
+      expect_same(together, alone);
+    }
+    if (row.blocks == 9) {
+      EXPECT_GT(rig.loop.stats().num_preemptions, 0U) << "the row must preempt";
+    }
+  }
+}
+
+TEST(EngineLoop, CancellationGivesTheImagesBack) {
+  Rig rig(image_options(20));
+  rig.runner.before_step = [](auto) {
+    std::this_thread::sleep_for(std::chrono::microseconds(500));
+  };
+  for (int i = 0; i < 10; ++i) {
+    rig.collector.submit(rig.loop,
+                         image_request("a", {test::fake_image(0, 120, static_cast<unsigned>(i))}));
+    std::this_thread::sleep_for(std::chrono::microseconds(300 * i));
+    rig.loop.cancel("a");
+    rig.collector.wait("a");
+  }
+  const Generated result = rig.generate(image_request("b", {test::fake_image(0, 120, 99)}));
+  EXPECT_EQ(result.tokens.size(), 3U) << "the whole cache was free again";
+}
+
 TEST(FakeRunner, NoticesAWrongBlockTable) {
   FakeRunner runner(4, 8);
   std::vector<TokenId> tokens(130, 1);

@@ -1,6 +1,6 @@
 // A model that is a hash: the logits are a function of all tokens before them, which it reads back
 // from its own paged store through the block table. A wrong table, a block shared by mistake or
-// given away too early, or a skipped token changes them.
+// given away too early, a skipped token, or features of another image or place change them.
 // Must never look at anything but its chunks and its store.
 // Proved by tests/engine/engine_loop_test.cc (FakeRunner).
 #pragma once
@@ -8,10 +8,14 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <functional>
+#include <memory>
 #include <span>
 #include <thread>
 #include <vector>
+
+#include "quern/engine/request.h"
 
 #include "quern/engine/step_runner.h"
 
@@ -24,6 +28,18 @@ class FakeRunner : public StepRunner {
         store_(static_cast<std::size_t>(num_blocks) * kernels::kBlockTokens) {}
 
   int vocab_size() const override { return vocab_size_; }
+  std::size_t feature_size() const override { return kFeatureSize; }
+
+  void encode(const vision::ImagePatches& patches, std::span<float> features) override {
+    ++encoded;
+    for (int row = 0; row < patches.num_tokens; ++row) {
+      const std::uint64_t hash = feature_hash(patches, row);
+      for (std::size_t i = 0; i < kFeatureSize; ++i) {  // 16 bits each
+        features[static_cast<std::size_t>(row) * kFeatureSize + i] =
+            static_cast<float>(hash >> (16 * i) & 0xFFFF);
+      }
+    }
+  }
 
   void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) override {
     if (before_step) before_step(chunks);
@@ -37,17 +53,41 @@ class FakeRunner : public StepRunner {
   }
 
   // The logits after `tokens`, without any store.
-  std::vector<float> expected_logits(std::span<const std::int32_t> tokens) const {
+  std::vector<float> expected_logits(std::span<const std::int32_t> tokens,
+                                     std::span<const ImageInput> images = {}) const {
+    std::vector<std::uint64_t> entries;
+    for (std::size_t i = 0; i < tokens.size(); ++i) entries.push_back(entry(i, tokens[i]));
+    for (const ImageInput& image : images) {
+      for (int row = 0; row < image.patches->num_tokens; ++row) {
+        const auto at = static_cast<std::size_t>(image.offset + row);
+        if (at < tokens.size()) entries[at] = image_entry(at, feature_hash(*image.patches, row));
+      }
+    }
     std::uint64_t state = 0;
-    for (std::size_t i = 0; i < tokens.size(); ++i) state = mix(state ^ entry(i, tokens[i]));
+    for (const std::uint64_t value : entries) state = mix(state ^ value);
     std::vector<float> logits(static_cast<std::size_t>(vocab_size_));
     fill(state, logits);
     return logits;
   }
 
   std::function<void(std::span<const model::SequenceChunk>)> before_step;
+  std::atomic<int> encoded{0};  // images
 
  private:
+  static constexpr std::size_t kFeatureSize = 4;
+
+  static std::uint64_t feature_hash(const vision::ImagePatches& patches, int row) {
+    std::uint64_t state = static_cast<std::uint64_t>(row);
+    for (const float value : patches.pixels) {
+      std::uint32_t bits = 0;
+      std::memcpy(&bits, &value, sizeof bits);
+      state = mix(state ^ bits);
+    }
+    return state;
+  }
+  static std::uint64_t image_entry(std::size_t position, std::uint64_t hash) {
+    return mix(hash ^ mix(position + 1));
+  }
   static std::uint64_t mix(std::uint64_t x) {  // splitmix64
     x += 0x9E3779B97F4A7C15;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
@@ -67,6 +107,18 @@ class FakeRunner : public StepRunner {
       const std::size_t position = static_cast<std::size_t>(chunk.start_position) + i;
       slot(chunk, position) = entry(position, chunk.token_ids[i]);
     }
+    for (const model::FeatureRows& features : chunk.features) {
+      for (std::size_t row = 0; row * kFeatureSize < features.rows.size(); ++row) {
+        std::uint64_t hash = 0;
+        for (std::size_t i = 0; i < kFeatureSize; ++i) {
+          hash |= static_cast<std::uint64_t>(features.rows[row * kFeatureSize + i]) << (16 * i);
+        }
+        const std::size_t index = static_cast<std::size_t>(features.offset) + row;
+        QUERN_CHECK(index < chunk.token_ids.size());
+        const std::size_t position = static_cast<std::size_t>(chunk.start_position) + index;
+        slot(chunk, position) = image_entry(position, hash);
+      }
+    }
   }
   std::uint64_t read(const model::SequenceChunk& chunk) {
     const std::size_t end = static_cast<std::size_t>(chunk.start_position) + chunk.token_ids.size();
@@ -83,5 +135,18 @@ class FakeRunner : public StepRunner {
   int vocab_size_;
   std::vector<std::uint64_t> store_;  // [blocks, 128]
 };
+
+// An image of `rows` placeholders: `seed` stands for its content.
+inline ImageInput fake_image(int offset, int rows, unsigned seed) {
+  auto patches = std::make_shared<vision::ImagePatches>();
+  patches->num_tokens = rows;
+  patches->pixels = {static_cast<float>(seed), static_cast<float>(rows)};
+  ImageInput image;
+  image.offset = offset;
+  image.hash[0] = static_cast<std::byte>(seed);
+  image.hash[1] = static_cast<std::byte>(rows & 0xFF);
+  image.patches = std::move(patches);
+  return image;
+}
 
 }  // namespace quern::engine::test

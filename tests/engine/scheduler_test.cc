@@ -17,7 +17,7 @@ class SchedulerTest : public ::testing::Test {
  protected:
   void make(int budget, int max_seqs, int num_blocks, bool caching = true) {
     pool_ = std::make_unique<BlockPool>(num_blocks, caching);
-    scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{budget, max_seqs}, *pool_);
+    scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{budget, max_seqs}, *pool_, images_);
   }
 
   Sequence& add(int num_tokens, TokenId first = 0) {
@@ -54,6 +54,7 @@ class SchedulerTest : public ::testing::Test {
 
   std::vector<std::unique_ptr<Sequence>> sequences_;
   std::unique_ptr<BlockPool> pool_;
+  EncoderCache images_{0, 0};
   std::unique_ptr<Scheduler> scheduler_;
 };
 

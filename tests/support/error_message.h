@@ -1,4 +1,4 @@
-// The message of the quern::Error that a call throws.
+// The message of the quern::Error (or a kind of it) that a call throws.
 // Must never hide that nothing was thrown: the message is empty then, and no expectation matches
 // it. Proved by use.
 #pragma once
@@ -10,11 +10,11 @@
 
 namespace quern::test {
 
-template <typename Fn>
+template <typename Expected = Error, typename Fn>
 std::string error_message(Fn&& fn) {
   try {
     std::forward<Fn>(fn)();
-  } catch (const Error& error) {
+  } catch (const Expected& error) {
     return error.what();
   }
   return "";

@@ -39,6 +39,30 @@ TEST(ChatTemplate, ContentFormatAsVllmDetectsIt) {
       format("{% set ms = messages[1:] %}{% for m in ms %}{% set c = m.content %}{% for p in c %}"
              "{% endfor %}{% endfor %}"),
       ContentFormat::kOpenAi);
+  // A macro's loop counts when its variable is called `content` (vLLM PR 42660), else not.
+  const std::string macro =
+      "{% macro text(content) %}{% for p in content %}{% endfor %}{% endmacro %}"
+      "{% for m in messages %}{{ text(m.content) }}{% endfor %}";
+  EXPECT_EQ(format(macro.c_str()), ContentFormat::kOpenAi);
+  EXPECT_EQ(format("{% macro text(items) %}{% for p in items %}{% endfor %}{% endmacro %}"
+                   "{% for m in messages %}{{ text(m.content) }}{% endfor %}"),
+            ContentFormat::kString);
+  EXPECT_EQ(format("{% for m in messages %}{% for k, v in content %}{% endfor %}{% endfor %}"),
+            ContentFormat::kString);
+}
+
+// Both templates of the MiniMax-M3 family take parts, so an image stays where it stands.
+TEST(ChatTemplate, MiniMaxM3TemplatesTakeParts) {
+  const std::string golden = QUERN_SOURCE_DIR "/tests/golden/text/minimax_m3_chat_template.jinja";
+  const ChatTemplate templates[] = {ChatTemplate::load(QUERN_SOURCE_DIR "/models/m3-tiny"),
+                                    ChatTemplate::parse(read_file(golden, 1 << 20), golden)};
+  const Json messages = Json::parse(
+      R"([{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"},{"type":"text","text":"b"}]}])");
+  for (const ChatTemplate& chat : templates) {
+    EXPECT_EQ(chat.content_format(), ContentFormat::kOpenAi);
+    EXPECT_NE(chat.render(messages, nullptr, true).find("]~b]user\na]<]image[>[b[e~["),
+              std::string::npos);
+  }
 }
 
 TEST(ChatTemplate, ContinuesTheFinalMessage) {

@@ -45,13 +45,14 @@ void BlockPool::release_one(BlockId id) {
   if (--block.references == 0) push_free(id);
 }
 
-void BlockPool::find_prefix(std::span<const TokenId> tokens, std::string_view salt,
+void BlockPool::find_prefix(std::span<const TokenId> tokens, std::span<const std::string> keys,
                             std::vector<BlockId>& table) const {
   if (!caching_ || tokens.empty()) return;
   const std::size_t limit = (tokens.size() - 1) / kBlockTokens;
   BlockId parent = kNoBlock;
   for (std::size_t i = 0; i < limit; ++i) {
-    parent = find(parent, tokens.subspan(i * kBlockTokens, kBlockTokens), salt);
+    parent = find(parent, tokens.subspan(i * kBlockTokens, kBlockTokens),
+                  i < keys.size() ? std::string_view(keys[i]) : std::string_view());
     if (parent == kNoBlock) return;
     table.push_back(parent);
   }
@@ -71,11 +72,11 @@ void BlockPool::acquire(std::span<const BlockId> table) {
 }
 
 BlockId BlockPool::cache(BlockId block, BlockId parent, std::span<const TokenId> tokens,
-                         std::string_view salt) {
+                         std::string_view key) {
   if (!caching_) return block;
   QUERN_CHECK(tokens.size() == kBlockTokens && at(block).references > 0 && !at(block).cached);
   QUERN_CHECK(parent == kNoBlock || (at(parent).cached && at(parent).references > 0));
-  if (const BlockId known = find(parent, tokens, salt); known != kNoBlock) {
+  if (const BlockId known = find(parent, tokens, key); known != kNoBlock) {
     acquire({&known, 1});
     release_one(block);
     return known;
@@ -83,8 +84,8 @@ BlockId BlockPool::cache(BlockId block, BlockId parent, std::span<const TokenId>
   Block& entry = at(block);
   entry.cached = true;
   entry.parent = parent;
-  entry.salt = parent == kNoBlock ? salt : std::string_view();
-  entry.bucket = bucket_of(parent, tokens, salt);
+  entry.key = key;
+  entry.bucket = bucket_of(parent, tokens, key);
   entry.next_in_bucket = buckets_[entry.bucket];
   buckets_[entry.bucket] = block;
   if (parent != kNoBlock) ++at(parent).children;
@@ -101,21 +102,19 @@ std::span<const TokenId> BlockPool::tokens_of(BlockId id) const {
 }
 
 std::uint32_t BlockPool::bucket_of(BlockId parent, std::span<const TokenId> tokens,
-                                   std::string_view salt) const {
+                                   std::string_view key) const {
   std::uint64_t seed = hash_seed_ + static_cast<std::uint64_t>(parent + 1);
-  if (parent == kNoBlock) seed = XXH3_64bits_withSeed(salt.data(), salt.size(), seed);
+  if (!key.empty()) seed = XXH3_64bits_withSeed(key.data(), key.size(), seed);
   const std::uint64_t hash = XXH3_64bits_withSeed(tokens.data(), tokens.size_bytes(), seed);
   return static_cast<std::uint32_t>(hash & (buckets_.size() - 1));
 }
 
 BlockId BlockPool::find(BlockId parent, std::span<const TokenId> tokens,
-                        std::string_view salt) const {
-  const std::string_view key_salt = parent == kNoBlock ? salt : std::string_view();
-  BlockId id = buckets_[bucket_of(parent, tokens, salt)];
+                        std::string_view key) const {
+  BlockId id = buckets_[bucket_of(parent, tokens, key)];
   while (id != kNoBlock) {
     const Block& block = at(id);
-    if (block.parent == parent && block.salt == key_salt &&
-        std::ranges::equal(tokens_of(id), tokens)) {
+    if (block.parent == parent && block.key == key && std::ranges::equal(tokens_of(id), tokens)) {
       return id;
     }
     id = block.next_in_bucket;
@@ -150,7 +149,7 @@ void BlockPool::evict(BlockId id) {
   if (block.parent != kNoBlock) --at(block.parent).children;
   block.cached = false;
   block.parent = kNoBlock;
-  block.salt.clear();
+  block.key.clear();
 }
 
 }  // namespace quern::engine

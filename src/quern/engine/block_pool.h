@@ -29,11 +29,11 @@ constexpr int blocks_for(int tokens) { return (tokens + kBlockTokens - 1) / kBlo
 // stays findable until it is taken.
 //
 // Prefix cache: a tree of full blocks. The key of a block is (its parent block, its 128 token ids,
-// for a first block the cache salt); xxh3 only finds candidates, the key itself is compared, so a
-// hash collision cannot hand out another prompt's content. This is stronger than a chained hash: by
-// induction from the root a hit means that all tokens before it are equal. It rests on one
-// invariant: a cached block leaves the cache before its parent does. It holds because whoever holds
-// a block holds its parent, and returns the block first.
+// a key for what else decides its content: cache salt, images); xxh3 only finds candidates, the key
+// itself is compared, so a hash collision cannot hand out another prompt's content. This is
+// stronger than a chained hash: by induction from the root a hit means that all tokens before it
+// are equal. It rests on one invariant: a cached block leaves the cache before its parent does. It
+// holds because whoever holds a block holds its parent, and returns the block first.
 class BlockPool {
  public:
   BlockPool(int num_blocks, bool enable_prefix_caching);
@@ -48,8 +48,9 @@ class BlockPool {
   void release(std::span<const BlockId> table);
 
   // Appends the longest cached prefix of `tokens` to `table`, without taking references: full
-  // blocks only, and never the last token, which must be computed to get logits.
-  void find_prefix(std::span<const TokenId> tokens, std::string_view salt,
+  // blocks only, and never the last token, which must be computed to get logits. `keys`: of the
+  // first blocks; the others have none.
+  void find_prefix(std::span<const TokenId> tokens, std::span<const std::string> keys,
                    std::vector<BlockId>& table) const;
   // How many of the blocks are free at the moment: taking them leaves that many fewer to allocate.
   int count_free(std::span<const BlockId> table) const;
@@ -57,11 +58,11 @@ class BlockPool {
   void acquire(std::span<const BlockId> table);
 
   // Makes the full block `block`, held by the caller, findable behind `parent` (kNoBlock: first of
-  // its sequence, with `salt`). Returns the block to go on with: the argument, or the equal block
+  // its sequence). Returns the block to go on with: the argument, or the equal block
   // that is already cached, whose reference replaces the argument's (equal tokens behind equal
   // prefixes have bit-identical keys and values).
   BlockId cache(BlockId block, BlockId parent, std::span<const TokenId> tokens,
-                std::string_view salt);
+                std::string_view key);
 
  private:
   struct Block {
@@ -73,7 +74,7 @@ class BlockPool {
     int children = 0;  // cached blocks whose parent this is
     std::uint32_t bucket = 0;
     BlockId next_in_bucket = kNoBlock;
-    std::string salt;  // of a first block
+    std::string key;
   };
 
   Block& at(BlockId id) { return blocks_[static_cast<std::size_t>(id)]; }
@@ -81,8 +82,8 @@ class BlockPool {
   std::span<TokenId> tokens_of(BlockId id);
   std::span<const TokenId> tokens_of(BlockId id) const;
   std::uint32_t bucket_of(BlockId parent, std::span<const TokenId> tokens,
-                          std::string_view salt) const;
-  BlockId find(BlockId parent, std::span<const TokenId> tokens, std::string_view salt) const;
+                          std::string_view key) const;
+  BlockId find(BlockId parent, std::span<const TokenId> tokens, std::string_view key) const;
   void push_free(BlockId id);
   void unlink_free(BlockId id);
   void evict(BlockId id);

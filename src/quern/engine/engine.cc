@@ -51,6 +51,10 @@ class ModelStepRunner final : public StepRunner {
   ModelStepRunner(model::TextModel& model, kernels::KvCache& cache)
       : model_(model), cache_(cache) {}
   int vocab_size() const override { return model_.vocab_size(); }
+  std::size_t feature_size() const override { return 0; }
+  void encode(const vision::ImagePatches&, std::span<float>) override {
+    QUERN_CHECK(false, "the model takes no images");
+  }
   void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) override {
     model_.forward(chunks, cache_, logits);
   }
@@ -177,6 +181,9 @@ const GenerationConfig& Engine::generation_config() const { return impl_->genera
 const Tokenizer& Engine::tokenizer() const { return impl_->tokenizer; }
 const Checkpoint& Engine::checkpoint() const { return impl_->checkpoint; }
 int Engine::max_model_len() const { return impl_->max_model_len; }
+const vision::VisionPreprocessConfig* Engine::image_config() const {
+  return nullptr;
+}
 const EngineOptions& Engine::options() const { return impl_->options; }
 void Engine::submit(GenerationRequest request) { impl_->loop->submit(std::move(request)); }
 void Engine::cancel(const std::string& id) { impl_->loop->cancel(id); }

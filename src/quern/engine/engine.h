@@ -3,9 +3,11 @@
 // Proved by tests/engine/engine_test.cc and tests/engine/batch_invariance_test.cc.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "quern/checkpoint/checkpoint.h"
@@ -13,8 +15,20 @@
 #include "quern/engine/request.h"
 #include "quern/kernels/backend.h"
 #include "quern/text/tokenizer.h"
+#include "quern/vision/preprocess.h"
 
 namespace quern::engine {
+
+// What to do with images; nothing is given when the checkpoint has no vision tower.
+struct ImageOptions {
+  bool language_model_only = false;  // no tower is loaded, images are refused
+  // --mm-processor-kwargs: in place of the checkpoint's preprocessor_config.json.
+  std::optional<std::int64_t> min_pixels;
+  std::optional<std::int64_t> max_pixels;
+  // --media-io-kwargs: what lies under a picture with an alpha channel; vLLM's is white.
+  std::array<std::uint8_t, 3> rgba_background_color{255, 255, 255};
+  bool disable_chunked_mm_input = false;
+};
 
 // Names and defaults of `vllm serve` where it has the option.
 struct EngineOptions {
@@ -28,6 +42,7 @@ struct EngineOptions {
   std::uint64_t seed = 0;
   int num_threads = 0;  // 0 = one per core
   kernels::MoeBackend moe_backend = kernels::MoeBackend::kNative;
+  ImageOptions images;
   int max_logprobs = 20;   // upper bound of SamplingParams::logprobs; -1 = none
   bool log_stats = false;  // a line with throughput every 10 s while there is work
 };
@@ -42,6 +57,9 @@ struct EngineStats {
   std::uint64_t generation_tokens = 0;
   std::uint64_t prefix_cache_queries = 0;  // tokens
   std::uint64_t prefix_cache_hits = 0;     // tokens
+  std::uint64_t mm_cache_queries = 0;      // images
+  std::uint64_t mm_cache_hits = 0;         // images
+  std::uint64_t images_encoded = 0;
   std::uint64_t steps = 0;
   std::uint64_t shared_steps = 0;  // steps that carried more than one request
   std::uint64_t max_requests_in_step = 0;
@@ -60,6 +78,8 @@ class Engine {
   const Tokenizer& tokenizer() const;
   const Checkpoint& checkpoint() const;
   int max_model_len() const;
+  // How pictures become patches; nullptr when the engine takes none.
+  const vision::VisionPreprocessConfig* image_config() const;
   const EngineOptions& options() const;
 
   // Queues the request; throws InvalidRequest when it can never run. on_output is called from the

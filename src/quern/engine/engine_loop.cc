@@ -27,7 +27,10 @@ struct EngineLoop::Generation : Sequence {
     tokens.reserve(capacity);
     tokens.assign(request.prompt.begin(), request.prompt.end());
     blocks.reserve(static_cast<std::size_t>(blocks_for(static_cast<int>(capacity))));
-    cache_salt = request.cache_salt;
+    for (const ImageInput& image : request.images) {
+      images.push_back({image.offset, image.patches->num_tokens, image.hash});
+    }
+    prefix_keys = make_prefix_keys(request.cache_salt, images);
   }
 
   std::span<const TokenId> output() const {
@@ -46,7 +49,8 @@ EngineLoop::EngineLoop(const EngineLoopOptions& options, StepRunner& runner,
       runner_(runner),
       tokenizer_(tokenizer),
       pool_(options.num_kv_blocks, options.enable_prefix_caching),
-      scheduler_(options.scheduler, pool_),
+      images_(options.encoder_cache_tokens, runner.feature_size()),
+      scheduler_(options.scheduler, pool_, images_),
       sampler_(runner.vocab_size()) {
   QUERN_CHECK(options.max_model_len > 0 &&
               blocks_for(options.max_model_len) <= options.num_kv_blocks);
@@ -82,6 +86,7 @@ void EngineLoop::check_request(const GenerationRequest& request) const {
       throw InvalidRequest(fmt::format("Token id {} is out of vocabulary", token), "prompt");
     }
   }
+  check_images(request);
   const std::size_t prompt = request.prompt.size();
   const std::size_t total = prompt + static_cast<std::size_t>(request.sampling.max_tokens);
   if (total > static_cast<std::size_t>(options_.max_model_len)) {
@@ -92,6 +97,29 @@ void EngineLoop::check_request(const GenerationRequest& request) const {
                     "number of requested output tokens. (parameter=input_tokens, value={})",
                     options_.max_model_len, request.sampling.max_tokens, prompt, total, prompt),
         "input_tokens");
+  }
+}
+
+void EngineLoop::check_images(const GenerationRequest& request) const {
+  int end = 0;
+  for (const ImageInput& image : request.images) {
+    QUERN_CHECK(image.patches != nullptr && image.patches->num_tokens > 0 && image.offset >= end);
+    const int tokens = image.patches->num_tokens;
+    end = image.offset + tokens;
+    QUERN_CHECK(static_cast<std::size_t>(end) <= request.prompt.size());
+    int most = options_.encoder_cache_tokens;
+    if (options_.scheduler.disable_chunked_mm_input) {
+      most = std::min(most, options_.scheduler.max_num_batched_tokens);
+    }
+    if (runner_.feature_size() == 0) throw InvalidRequest("The model takes no images.", "image");
+    if (tokens > most) {
+      throw InvalidRequest(
+          fmt::format("The decoder prompt contains an image item with length {}, which exceeds the "
+                      "pre-allocated encoder cache size {}. Please reduce the input size or raise "
+                      "max_num_batched_tokens.",
+                      tokens, most),
+          "image");
+    }
   }
 }
 
@@ -199,6 +227,7 @@ void EngineLoop::start(std::unique_ptr<Generation> generation) {
 void EngineLoop::step() {
   const std::span<const ScheduledChunk> scheduled = scheduler_.schedule();
   if (scheduled.empty()) return;
+  encode_images(scheduled);
   build_chunks(scheduled);
   const auto vocab_size = static_cast<std::size_t>(runner_.vocab_size());
   const auto num_rows = static_cast<std::size_t>(
@@ -219,8 +248,25 @@ void EngineLoop::step() {
   }
 }
 
+// Images that a chunk needs and nobody has computed yet.
+void EngineLoop::encode_images(std::span<const ScheduledChunk> scheduled) {
+  for (const ScheduledChunk& chunk : scheduled) {
+    const auto& generation = static_cast<const Generation&>(*chunk.sequence);
+    for (std::size_t i = 0; i < generation.images.size(); ++i) {
+      const SequenceImage& image = generation.images[i];
+      if (!image.held || images_.computed(image.hash)) continue;
+      runner_.encode(*generation.request.images[i].patches, images_.features(image.hash));
+      images_.set_computed(image.hash);
+      ++counters_.images_encoded;
+    }
+  }
+}
+
 void EngineLoop::build_chunks(std::span<const ScheduledChunk> scheduled) {
   chunks_.clear();
+  features_.clear();
+  for (const ScheduledChunk& chunk : scheduled) add_features(chunk);
+  std::size_t next_features = 0;
   for (const ScheduledChunk& chunk : scheduled) {
     const std::span<const TokenId> tokens(chunk.sequence->tokens);
     chunks_.push_back({.token_ids = tokens.subspan(static_cast<std::size_t>(chunk.start),
@@ -228,6 +274,25 @@ void EngineLoop::build_chunks(std::span<const ScheduledChunk> scheduled) {
                        .start_position = chunk.start,
                        .block_table = chunk.sequence->blocks,
                        .wants_logits = chunk.samples});
+    std::size_t count = 0;
+    for (const SequenceImage& image : chunk.sequence->images) count += image.held ? 1 : 0;
+    chunks_.back().features = std::span(features_).subspan(next_features, count);
+    next_features += count;
+  }
+}
+
+// The parts of the images that lie in the chunk: the held ones.
+void EngineLoop::add_features(const ScheduledChunk& chunk) {
+  const std::size_t row_floats = runner_.feature_size();
+  for (const SequenceImage& image : chunk.sequence->images) {
+    if (!image.held) continue;
+    const int first = std::max(chunk.start, image.offset);
+    const int end = std::min(chunk.start + chunk.count, image.end());
+    QUERN_CHECK(first < end);
+    features_.push_back({first - chunk.start,
+                         images_.features(image.hash)
+                             .subspan(static_cast<std::size_t>(first - image.offset) * row_floats,
+                                      static_cast<std::size_t>(end - first) * row_floats)});
   }
 }
 
@@ -317,6 +382,8 @@ void EngineLoop::publish_stats() {
   counters_.num_preemptions = scheduler_.num_preemptions();
   counters_.prefix_cache_queries = scheduler_.prefix_cache_queries();
   counters_.prefix_cache_hits = scheduler_.prefix_cache_hits();
+  counters_.mm_cache_queries = scheduler_.mm_cache_queries();
+  counters_.mm_cache_hits = scheduler_.mm_cache_hits();
   const std::lock_guard lock(mutex_);
   const auto queued = std::ranges::count_if(
       inbox_, [](const Command& command) { return command.start != nullptr; });

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "quern/engine/block_pool.h"
+#include "quern/engine/encoder_cache.h"
 #include "quern/engine/engine.h"
 #include "quern/engine/sampler.h"
 #include "quern/engine/scheduler.h"
@@ -30,6 +31,7 @@ struct EngineLoopOptions {
   int num_kv_blocks = 0;
   int max_model_len = 0;  // at most num_kv_blocks * 128
   bool enable_prefix_caching = true;
+  int encoder_cache_tokens = 0;  // rows of image features; the largest image a request may bring
   std::uint64_t seed = 0;
   int max_logprobs = 20;
   bool log_stats = false;
@@ -64,13 +66,16 @@ class EngineLoop {
   };
 
   void check_request(const GenerationRequest& request) const;
+  void check_images(const GenerationRequest& request) const;
 
   // Engine thread.
   void run();
   bool take_commands();
   void start(std::unique_ptr<Generation> generation);
   void step();
+  void encode_images(std::span<const ScheduledChunk> scheduled);
   void build_chunks(std::span<const ScheduledChunk> scheduled);
+  void add_features(const ScheduledChunk& chunk);
   void sample_token(Generation& generation, std::span<const float> logits);
   void end(Generation& generation, FinishReason reason, const std::string& error);
   void end_all(FinishReason reason, const std::string& error);
@@ -86,11 +91,13 @@ class EngineLoop {
 
   // Engine thread only.
   BlockPool pool_;
+  EncoderCache images_;
   Scheduler scheduler_;
   Sampler sampler_;
   std::unordered_map<std::string, std::unique_ptr<Generation>> live_;
   std::vector<Command> commands_;
   std::vector<model::SequenceChunk> chunks_;
+  std::vector<model::FeatureRows> features_;  // of chunks_, one behind the other
   std::unique_ptr<float[]> logits_;  // [max_num_seqs, vocabulary], touched as far as it is used
   std::vector<Delivery> deliveries_;
   EngineStats counters_;

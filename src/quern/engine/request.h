@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -12,6 +13,8 @@
 #include <vector>
 
 #include "quern/base/error.h"
+#include "quern/engine/encoder_cache.h"
+#include "quern/vision/preprocess.h"
 
 namespace quern::engine {
 
@@ -91,9 +94,17 @@ struct ReasoningFormat {
   bool starts_in_reasoning = false;  // the rendered prompt ends inside reasoning
 };
 
+// An image of a prompt: its features take the place of the embeddings of its placeholder tokens.
+struct ImageInput {
+  int offset = 0;  // of the first of patches->num_tokens placeholders, in the prompt
+  ImageHash hash{};
+  std::shared_ptr<const vision::ImagePatches> patches;  // shared by all generations of a request
+};
+
 struct GenerationRequest {
   std::string id;  // unique among live requests
   std::vector<std::int32_t> prompt;
+  std::vector<ImageInput> images;  // by offset, not overlapping
   SamplingParams sampling;
   std::string cache_salt;
   ReasoningFormat reasoning;

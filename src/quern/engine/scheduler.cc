@@ -6,8 +6,8 @@
 
 namespace quern::engine {
 
-Scheduler::Scheduler(const SchedulerOptions& options, BlockPool& pool)
-    : options_(options), pool_(pool) {
+Scheduler::Scheduler(const SchedulerOptions& options, BlockPool& pool, EncoderCache& images)
+    : options_(options), pool_(pool), images_(images) {
   QUERN_CHECK(options.max_num_batched_tokens > 0 && options.max_num_seqs > 0);
   running_.reserve(static_cast<std::size_t>(options.max_num_seqs));
   chunks_.reserve(static_cast<std::size_t>(options.max_num_seqs));
@@ -23,7 +23,9 @@ void Scheduler::remove(Sequence& sequence) {
 std::span<const ScheduledChunk> Scheduler::schedule() {
   chunks_.clear();
   int budget = options_.max_num_batched_tokens;
-  const bool preempted = schedule_running(budget);
+  bool preempted = schedule_running(budget);
+  // Who had to wait for an image's room may have got it from who was preempted.
+  while (preempted && chunks_.empty() && !running_.empty()) preempted = schedule_running(budget);
   if (!preempted) schedule_waiting(budget);
   QUERN_CHECK(!chunks_.empty() || (running_.empty() && waiting_.empty()),
               "{} sequences wait and none fits into {} blocks", waiting_.size(),
@@ -34,9 +36,12 @@ std::span<const ScheduledChunk> Scheduler::schedule() {
 // True when a sequence was preempted.
 bool Scheduler::schedule_running(int& budget) {
   bool preempted = false;
+  encoder_budget_ = options_.max_encoder_tokens;
   for (std::size_t i = 0; i < running_.size() && budget > 0; ++i) {
     Sequence& sequence = *running_[i];
-    const int count = std::min(sequence.num_tokens() - sequence.num_computed, budget);
+    const int count = take_images(sequence, sequence.num_computed,
+                                  std::min(sequence.num_tokens() - sequence.num_computed, budget));
+    if (count == 0) continue;
     // The youngest goes first; when that is the sequence itself, it was the last to look at.
     while (i < running_.size() && !grow(sequence, sequence.num_computed + count)) {
       preempt_last();
@@ -53,8 +58,8 @@ bool Scheduler::schedule_running(int& budget) {
 void Scheduler::schedule_waiting(int& budget) {
   while (!waiting_.empty() && num_running() < options_.max_num_seqs && budget > 0) {
     Sequence& sequence = *waiting_.front();
-    if (!admit(sequence, budget)) return;
-    const int count = std::min(sequence.num_tokens() - sequence.num_computed, budget);
+    const int count = admit(sequence, budget);
+    if (count == 0) return;
     chunks_.push_back({&sequence, sequence.num_computed, count,
                        sequence.num_computed + count == sequence.num_tokens()});
     budget -= count;
@@ -63,15 +68,19 @@ void Scheduler::schedule_waiting(int& budget) {
   }
 }
 
-// Takes the cached prefix and blocks for the first chunk, or nothing.
-bool Scheduler::admit(Sequence& sequence, int budget) {
+// Takes the cached prefix, and images and blocks for the first chunk, whose length is returned; or
+// nothing, and returns 0.
+int Scheduler::admit(Sequence& sequence, int budget) {
   hit_.clear();
-  pool_.find_prefix(sequence.tokens, sequence.cache_salt, hit_);
+  pool_.find_prefix(sequence.tokens, sequence.prefix_keys, hit_);
   const int num_hit = static_cast<int>(hit_.size());
   const int cached = num_hit * kBlockTokens;
-  const int count = std::min(sequence.num_tokens() - cached, budget);
+  const int count = take_images(sequence, cached, std::min(sequence.num_tokens() - cached, budget));
   const int needed = blocks_for(cached + count) - num_hit;
-  if (needed > pool_.num_free() - pool_.count_free(hit_)) return false;
+  if (count == 0 || needed > pool_.num_free() - pool_.count_free(hit_)) {
+    release_images(sequence, sequence.num_tokens());
+    return 0;
+  }
 
   pool_.acquire(hit_);
   sequence.blocks.assign(hit_.begin(), hit_.end());
@@ -84,12 +93,47 @@ bool Scheduler::admit(Sequence& sequence, int budget) {
     prefix_cache_hits_ += static_cast<std::uint64_t>(cached);
   }
   sequence.was_admitted = true;
-  return true;
+  return count;
 }
 
 bool Scheduler::grow(Sequence& sequence, int num_tokens) {
   const int needed = blocks_for(num_tokens) - static_cast<int>(sequence.blocks.size());
   return needed <= 0 || pool_.allocate(needed, sequence.blocks);
+}
+
+// References to the images of tokens [start, start + count), as far as there is room for them.
+// Returns how many of the tokens can be computed.
+int Scheduler::take_images(Sequence& sequence, int start, int count) {
+  for (SequenceImage& image : sequence.images) {
+    if (image.offset >= start + count) break;
+    if (image.end() <= start || image.held) continue;
+    const bool cut =
+        options_.disable_chunked_mm_input && image.offset > start && image.end() > start + count;
+    if (cut || !take_image(image)) return std::max(0, image.offset - start);
+  }
+  return count;
+}
+
+bool Scheduler::take_image(SequenceImage& image) {
+  const bool cached = images_.acquire(image.hash);
+  if (!cached) {
+    if (image.num_tokens > encoder_budget_) return false;
+    if (!images_.insert(image.hash, image.num_tokens)) return false;
+    encoder_budget_ -= image.num_tokens;
+  }
+  ++mm_cache_queries_;
+  mm_cache_hits_ += cached ? 1 : 0;
+  image.held = true;
+  return true;
+}
+
+// Of the images that end at token `end` or before.
+void Scheduler::release_images(Sequence& sequence, int end) {
+  for (SequenceImage& image : sequence.images) {
+    if (!image.held || image.end() > end) continue;
+    images_.release(image.hash);
+    image.held = false;
+  }
 }
 
 // To the front of the queue, to be recomputed; its output so far counts as prompt.
@@ -103,6 +147,7 @@ void Scheduler::preempt_last() {
 
 void Scheduler::release(Sequence& sequence) {
   pool_.release(sequence.blocks);
+  release_images(sequence, sequence.num_tokens());
   sequence.blocks.clear();
   sequence.num_computed = 0;
   sequence.num_full_blocks = 0;
@@ -111,6 +156,7 @@ void Scheduler::release(Sequence& sequence) {
 void Scheduler::commit() {
   for (const ScheduledChunk& chunk : chunks_) {
     chunk.sequence->num_computed += chunk.count;
+    release_images(*chunk.sequence, chunk.sequence->num_computed);
     cache_full_blocks(*chunk.sequence);
   }
 }
@@ -119,9 +165,11 @@ void Scheduler::cache_full_blocks(Sequence& sequence) {
   const std::span<const TokenId> tokens(sequence.tokens);
   for (int& i = sequence.num_full_blocks; i < sequence.num_computed / kBlockTokens; ++i) {
     const auto index = static_cast<std::size_t>(i);
+    const auto& keys = sequence.prefix_keys;
     sequence.blocks[index] =
         pool_.cache(sequence.blocks[index], i == 0 ? kNoBlock : sequence.blocks[index - 1],
-                    tokens.subspan(index * kBlockTokens, kBlockTokens), sequence.cache_salt);
+                    tokens.subspan(index * kBlockTokens, kBlockTokens),
+                    index < keys.size() ? std::string_view(keys[index]) : std::string_view());
   }
 }
 

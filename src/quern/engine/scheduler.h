@@ -16,6 +16,8 @@ namespace quern::engine {
 struct SchedulerOptions {
   int max_num_batched_tokens = 2048;  // token budget of a step
   int max_num_seqs = 256;             // sequences running at once
+  int max_encoder_tokens = 0;         // rows of images encoded in a step; at least the largest one
+  bool disable_chunked_mm_input = false;  // a chunk never ends inside an image
 };
 
 // tokens[start, start + count) of a sequence. `samples` when the chunk reaches its last token.
@@ -26,12 +28,15 @@ struct ScheduledChunk {
   bool samples = false;
 };
 
-// The step of vLLM v1/core/sched/scheduler.py under fcfs. Sequences belong to the caller and stay
-// until remove(). Not thread-safe.
+// The step of vLLM v1/core/sched/scheduler.py under fcfs. Images: a chunk that holds placeholders
+// of an image holds a reference to it in the encoder cache until all of them are computed; a chunk
+// is cut before an image for which the step or the cache has no room. Sequences belong to the
+// caller and stay until remove(). Not thread-safe.
 class Scheduler {
  public:
-  // `pool` outlives the scheduler and holds at least one sequence of the longest length.
-  Scheduler(const SchedulerOptions& options, BlockPool& pool);
+  // `pool` outlives the scheduler and holds at least one sequence of the longest length; `images`
+  // (outlives it too) holds at least the largest image.
+  Scheduler(const SchedulerOptions& options, BlockPool& pool, EncoderCache& images);
 
   // To the end of the waiting queue.
   void add(Sequence& sequence);
@@ -39,7 +44,8 @@ class Scheduler {
   void remove(Sequence& sequence);
 
   // The next step's chunks: running sequences in order of admission, then waiting ones. Valid until
-  // the next call; each chunk's blocks are allocated. Empty only when there is no sequence.
+  // the next call; each chunk's blocks are allocated, its images held. Empty only when there is no
+  // sequence.
   std::span<const ScheduledChunk> schedule();
   // The step was executed: its tokens are computed, blocks that became full can be found. Once a
   // schedule().
@@ -50,18 +56,25 @@ class Scheduler {
   std::uint64_t num_preemptions() const { return num_preemptions_; }
   std::uint64_t prefix_cache_queries() const { return prefix_cache_queries_; }  // tokens
   std::uint64_t prefix_cache_hits() const { return prefix_cache_hits_; }        // tokens
+  std::uint64_t mm_cache_queries() const { return mm_cache_queries_; }          // images
+  std::uint64_t mm_cache_hits() const { return mm_cache_hits_; }                // images
 
  private:
   bool schedule_running(int& budget);
   void schedule_waiting(int& budget);
-  bool admit(Sequence& sequence, int budget);
+  int admit(Sequence& sequence, int budget);
   bool grow(Sequence& sequence, int num_tokens);
+  int take_images(Sequence& sequence, int start, int count);
+  bool take_image(SequenceImage& image);
+  void release_images(Sequence& sequence, int end);
   void preempt_last();
   void release(Sequence& sequence);
   void cache_full_blocks(Sequence& sequence);
 
   SchedulerOptions options_;
   BlockPool& pool_;
+  EncoderCache& images_;
+  int encoder_budget_ = 0;          // rows that may still be encoded in this step
   std::vector<Sequence*> running_;  // in order of admission
   std::deque<Sequence*> waiting_;
   std::vector<ScheduledChunk> chunks_;
@@ -69,6 +82,8 @@ class Scheduler {
   std::uint64_t num_preemptions_ = 0;
   std::uint64_t prefix_cache_queries_ = 0;
   std::uint64_t prefix_cache_hits_ = 0;
+  std::uint64_t mm_cache_queries_ = 0;
+  std::uint64_t mm_cache_hits_ = 0;
 };
 
 }  // namespace quern::engine

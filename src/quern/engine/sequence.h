@@ -3,17 +3,31 @@
 // Proved by tests/engine/scheduler_test.cc.
 #pragma once
 
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quern/engine/block_pool.h"
+#include "quern/engine/encoder_cache.h"
 
 namespace quern::engine {
+
+// tokens[offset, offset + num_tokens) of a sequence are placeholders of an image.
+struct SequenceImage {
+  int offset = 0;
+  int num_tokens = 0;
+  ImageHash hash{};
+  bool held = false;  // kept by the scheduler: the sequence has a reference in the encoder cache
+
+  int end() const { return offset + num_tokens; }
+};
 
 struct Sequence {
   std::vector<TokenId> tokens;  // prompt, then output
   int num_prompt_tokens = 0;
-  std::string cache_salt;
+  std::vector<SequenceImage> images;     // by offset, not overlapping
+  std::vector<std::string> prefix_keys;  // see BlockPool; make_prefix_keys()
 
   // Kept by the scheduler.
   int num_computed = 0;              // tokens whose keys and values are in the cache
@@ -24,5 +38,10 @@ struct Sequence {
 
   int num_tokens() const { return static_cast<int>(tokens.size()); }
 };
+
+// What the content of each block depends on besides tokens: the cache salt (first block; the others
+// stand behind it), and hash and place of each image that overlaps the block.
+std::vector<std::string> make_prefix_keys(std::string_view cache_salt,
+                                          std::span<const SequenceImage> images);
 
 }  // namespace quern::engine

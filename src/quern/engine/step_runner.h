@@ -4,9 +4,11 @@
 // Proved by tests/engine/engine_loop_test.cc and tests/engine/batch_invariance_test.cc.
 #pragma once
 
+#include <cstddef>
 #include <span>
 
 #include "quern/model/text_model.h"
+#include "quern/vision/preprocess.h"
 
 namespace quern::engine {
 
@@ -15,6 +17,10 @@ class StepRunner {
   virtual ~StepRunner() = default;
 
   virtual int vocab_size() const = 0;
+  // Floats of a feature row; 0 = the model takes no images.
+  virtual std::size_t feature_size() const = 0;
+  // The features of an image, [num_tokens, feature_size].
+  virtual void encode(const vision::ImagePatches& patches, std::span<float> features) = 0;
   // `logits` [chunks with wants_logits, vocabulary]: of the last token of each, in order.
   virtual void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) = 0;
 };

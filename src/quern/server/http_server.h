@@ -33,6 +33,9 @@ struct HttpOptions {
   std::chrono::milliseconds drain_timeout{30'000};  // for running requests after stop()
 };
 
+// ASCII only, as names of headers and schemes are.
+std::string lower_case(std::string_view text);
+
 struct HttpRequest {
   std::string method;
   std::string path;                                          // without the query

@@ -25,12 +25,6 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 using boost::system::error_code;
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  return out;
-}
-
 class Session final : public HttpSession,
                       public HttpExchange,
                       public std::enable_shared_from_this<Session> {
@@ -185,7 +179,7 @@ class Session final : public HttpSession,
     request_.path = target.substr(0, mark);
     if (mark != std::string::npos) request_.query = target.substr(mark + 1);
     for (const auto& field : message) {
-      request_.headers.emplace_back(lower(field.name_string()), std::string(field.value()));
+      request_.headers.emplace_back(lower_case(field.name_string()), std::string(field.value()));
     }
     version_ = message.version();
     keep_alive_ = message.keep_alive();

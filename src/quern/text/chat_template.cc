@@ -101,7 +101,16 @@ bool loops_over_content(const jinja::Tree& tree, const std::string& message) {
   });
 }
 
+// A macro gets a message's content under a name of its own; vLLM (its PR 42660) takes the usual
+// one.
+bool loops_over_variable_content(const jinja::Tree& tree) {
+  return std::any_of(tree.loops.begin(), tree.loops.end(), [](const jinja::ForStmt* loop) {
+    return !loop->target.is_tuple && is_variable(loop->iterable.get(), "content");
+  });
+}
+
 ContentFormat detect_content_format(const jinja::Tree& tree) {
+  if (loops_over_variable_content(tree)) return ContentFormat::kOpenAi;
   const std::vector<std::string> lists = aliases(tree, "messages");
   for (const jinja::ForStmt* loop : tree.loops) {
     const bool over_messages =

@@ -46,7 +46,7 @@ class ChatTemplate {
   }
 
   // vLLM's `--chat-template-content-format auto`: kOpenAi when the template loops over a message's
-  // content, kString otherwise.
+  // content, or over a variable `content` (as macros do), kString otherwise.
   ContentFormat content_format() const { return content_format_; }
 
  private:

@@ -1,0 +1,219 @@
+// See media_loader.h.
+#include "quern/server/media_loader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <deque>
+#include <future>
+#include <thread>
+#include <utility>
+
+#include "quern/server/api_error.h"
+#include "quern/server/media_file.h"
+#include "quern/server/media_http.h"
+#include "quern/server/media_url.h"
+
+namespace quern::server {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr std::size_t kBlockingThreads = 4;
+
+MediaHttpOptions http_options(const MediaOptions& options) {
+  return {.allowed_domains = options.allowed_media_domains,
+          .max_bytes = options.max_item_bytes,
+          .max_redirects = options.max_redirects,
+          .timeout = options.fetch_timeout,
+          .ca_file = options.ca_file,
+          .resolve = {}};
+}
+
+// The URLs of one request. Lives on the socket thread.
+struct Batch {
+  std::vector<std::string> urls;
+  MediaLoader::Done done;
+  std::vector<Media> media;
+  std::size_t next = 0;
+  std::size_t bytes = 0;
+  int workers = 0;
+  std::exception_ptr error;
+  std::size_t failed_index = 0;
+};
+
+}  // namespace
+
+// Everything that stop() takes down.
+struct MediaLoader::Runtime {
+  Runtime(const MediaOptions& media_options, std::shared_ptr<MemoryBudget> memory_budget)
+      : options(media_options),
+        budget(std::move(memory_budget)),
+        folder(options.allowed_local_media_path),
+        blocking(kBlockingThreads),
+        http(http_options(options), blocking.get_executor()),
+        thread([this] { context.run(); }) {}
+
+  // Look-ups and files first: they post to the context.
+  ~Runtime() {
+    blocking.stop();
+    blocking.join();
+    context.stop();
+    thread.join();
+    waiting.clear();  // timers go before their context
+  }
+
+  void load(std::vector<std::string> urls, Done done) {
+    auto batch = std::make_shared<Batch>();
+    batch->urls = std::move(urls);
+    batch->done = std::move(done);
+    batch->media.resize(batch->urls.size());
+    asio::post(context, [this, batch] { start(batch); });
+  }
+
+  void start(const std::shared_ptr<Batch>& batch) {
+    const std::size_t workers =
+        std::min(batch->urls.size(), static_cast<std::size_t>(options.max_fetches_a_request));
+    if (workers == 0) return batch->done(nullptr, {});
+    batch->workers = static_cast<int>(workers);
+    for (std::size_t i = 0; i < workers; ++i) {
+      asio::co_spawn(context, work(batch), asio::detached);
+    }
+  }
+
+  // Takes URLs of the batch until none is left or one has failed; the last worker reports.
+  asio::awaitable<void> work(std::shared_ptr<Batch> batch) {
+    while (batch->next < batch->urls.size() && !batch->error) {
+      const std::size_t index = batch->next++;
+      try {
+        std::string url = std::move(batch->urls[index]);
+        Media media;
+        media.bytes = co_await bytes_of(std::move(url));
+        take(*batch, media);
+        batch->media[index] = std::move(media);
+      } catch (...) {
+        if (!batch->error || index < batch->failed_index) {
+          batch->error = std::current_exception();
+          batch->failed_index = index;
+        }
+      }
+    }
+    if (--batch->workers > 0) co_return;
+    if (batch->error) batch->media.clear();
+    batch->done(batch->error, std::move(batch->media));
+  }
+
+  void take(Batch& batch, Media& media) {
+    batch.bytes += media.bytes.size();
+    if (batch.bytes > options.max_request_bytes) {
+      throw ApiError(400, fmt::format("The media of a request may have at most {} bytes together.",
+                                      options.max_request_bytes));
+    }
+    media.share = budget->take(media.bytes.size());
+    if (media.share == nullptr) {
+      throw ApiError(429, "The server holds too much media already. Please try again later.");
+    }
+  }
+
+  asio::awaitable<std::string> bytes_of(std::string url) {
+    const MediaScheme scheme = media_scheme(url);
+    if (scheme != MediaScheme::kHttp) {
+      std::function<std::string()> job = [this, scheme, url = std::move(url)] {
+        return scheme == MediaScheme::kData ? data(url) : folder.read(url, options.max_item_bytes);
+      };
+      co_return co_await on_blocking(std::move(job));
+    }
+    co_await acquire_slot();
+    // A guard, not a try: the coroutine may also end by being destroyed.
+    const std::shared_ptr<void> slot(nullptr, [this](void*) { release_slot(); });
+    co_return co_await http.fetch(std::move(url));
+  }
+
+  std::string data(const std::string& url) const {
+    std::string bytes = decode_data_url(url);
+    if (bytes.size() > options.max_item_bytes) {
+      throw ApiError(400,
+                     fmt::format("The data URL holds more than {} bytes.", options.max_item_bytes));
+    }
+    return bytes;
+  }
+
+  asio::awaitable<std::string> on_blocking(std::function<std::string()> job) {
+    auto run = [](std::function<std::string()> body) -> asio::awaitable<std::string> {
+      co_return body();
+    };
+    co_return co_await asio::co_spawn(blocking, run(std::move(job)), asio::use_awaitable);
+  }
+
+  // First come, first served.
+  asio::awaitable<void> acquire_slot() {
+    if (fetches < options.max_fetches) {
+      ++fetches;
+      co_return;
+    }
+    const auto turn = std::make_shared<asio::steady_timer>(context);
+    turn->expires_at(asio::steady_timer::time_point::max());
+    waiting.push_back(turn);
+    boost::system::error_code woken;
+    co_await turn->async_wait(asio::redirect_error(asio::use_awaitable, woken));
+  }
+
+  // Hands the slot to who waits longest.
+  void release_slot() {
+    if (waiting.empty()) {
+      --fetches;
+      return;
+    }
+    waiting.front()->cancel();
+    waiting.pop_front();
+  }
+
+  const MediaOptions options;
+  const std::shared_ptr<MemoryBudget> budget;
+  const MediaFolder folder;
+  // Socket thread only.
+  int fetches = 0;
+  std::deque<std::shared_ptr<asio::steady_timer>> waiting;
+
+  asio::io_context context{1};
+  asio::executor_work_guard<asio::io_context::executor_type> guard{context.get_executor()};
+  asio::thread_pool blocking;
+  MediaHttp http;
+  std::thread thread;
+};
+
+MediaLoader::MediaLoader(const MediaOptions& options, std::shared_ptr<MemoryBudget> budget)
+    : runtime_(std::make_unique<Runtime>(options, std::move(budget))) {}
+
+MediaLoader::~MediaLoader() = default;
+
+void MediaLoader::stop() { runtime_.reset(); }
+
+void MediaLoader::load(std::vector<std::string> urls, Done done) {
+  if (runtime_ == nullptr) throw ApiError(503, "The server is shutting down.");
+  runtime_->load(std::move(urls), std::move(done));
+}
+
+std::vector<Media> MediaLoader::load(std::vector<std::string> urls) {
+  std::promise<std::vector<Media>> promise;
+  auto result = promise.get_future();
+  load(std::move(urls), [&promise](std::exception_ptr error, std::vector<Media> media) {
+    if (error) {
+      promise.set_exception(error);
+    } else {
+      promise.set_value(std::move(media));
+    }
+  });
+  return result.get();
+}
+
+}  // namespace quern::server

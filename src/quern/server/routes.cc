@@ -1,0 +1,49 @@
+// See routes.h.
+#include "quern/server/routes.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace quern::server {
+namespace {
+
+std::int64_t unix_time() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace
+
+ApiContext::ApiContext(ChatService& chat_service, ApiOptions api_options)
+    : service(chat_service),
+      options(std::move(api_options)),
+      metrics(std::make_shared<Metrics>(service.options().model_names.front(),
+                                        service.options().max_model_len)),
+      created(unix_time()),
+      pool(static_cast<std::size_t>(std::max(1, options.preparing_threads))) {}
+
+HttpResponse json_response(int status, const Json& json) {
+  HttpResponse response;
+  response.status = status;
+  response.body = dump(json);
+  return response;
+}
+
+HttpResponse error_response(const ApiError& error) {
+  HttpResponse response = json_response(error.status(), error.body());
+  if (error.status() == 429) response.headers.emplace_back("Retry-After", "1");
+  return response;
+}
+
+void check_content_type(const HttpRequest& request) {
+  std::string type = lower_case(request.header("content-type"));
+  type = type.substr(0, type.find(';'));
+  while (!type.empty() && type.back() == ' ') type.pop_back();
+  if (type != "application/json") {
+    throw ApiError(400, "Unsupported Media Type: Only 'application/json' is allowed", {},
+                   "Bad Request");
+  }
+}
+
+}  // namespace quern::server

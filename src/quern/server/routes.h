@@ -1,0 +1,63 @@
+// What the families of routes share: the table's row, the state behind the API, the forms of plain
+// answers. Must never block the server's thread: work that takes time goes through on_pool().
+// Proved by tests/server/api_test.cc.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "quern/base/json.h"
+#include "quern/server/api.h"
+#include "quern/server/api_error.h"
+#include "quern/server/metrics.h"
+
+namespace quern::server {
+
+// State of the API that every route may use, on the server's thread.
+struct ApiContext {
+  ApiContext(ChatService& chat_service, ApiOptions api_options);
+
+  // Runs `work` on the pool; the coroutine goes on where it was. `work` must not refer to anything
+  // that goes before the context does, but for what the waiting coroutine holds.
+  template <typename Work, typename Result = std::invoke_result_t<Work>>
+  boost::asio::awaitable<Result> on_pool(Work work) {
+    auto run = [](Work job) -> boost::asio::awaitable<Result> { co_return job(); };
+    co_return co_await boost::asio::co_spawn(pool, run(std::move(work)),
+                                             boost::asio::use_awaitable);
+  }
+
+  ChatService& service;
+  ApiOptions options;
+  std::shared_ptr<Metrics> metrics;
+  std::int64_t created;           // Unix time of the start
+  boost::asio::thread_pool pool;  // last: joined before what its work uses goes away
+};
+
+// Answers one request. An ApiError that it throws before it has answered becomes the error's body.
+using RouteHandler = boost::asio::awaitable<void> (*)(ApiContext&, HttpExchange&);
+
+struct Route {
+  std::string_view path;
+  std::vector<std::string_view> methods;
+  RouteHandler handler;
+};
+
+// One function a family, each in a file of its own name.
+std::vector<Route> system_routes();  // health, ping, version, load, metrics, models
+std::vector<Route> chat_routes();    // /v1/chat/completions
+
+HttpResponse json_response(int status, const Json& json);
+HttpResponse error_response(const ApiError& error);
+
+// Throws ApiError unless the body is declared as JSON.
+void check_content_type(const HttpRequest& request);
+
+}  // namespace quern::server

@@ -1,0 +1,138 @@
+// Several URLs of several requests at once, budgets, and the end of the loader.
+#include "quern/server/media_loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+
+#include "quern/server/api_error.h"
+#include "tests/server/base64.h"
+#include "tests/server/media_server.h"
+
+namespace quern::server {
+namespace {
+
+using std::chrono::milliseconds;
+using test::LoopbackServer;
+using ::testing::HasSubstr;
+
+std::string data_url(const std::string& bytes) {
+  return "data:image/png;base64," + test::encode_base64(bytes);
+}
+
+MediaOptions loopback_allowed() {
+  MediaOptions options;
+  options.allowed_media_domains = {"127.0.0.1"};
+  return options;
+}
+
+std::pair<int, std::string> failure(MediaLoader& loader, std::vector<std::string> urls) {
+  try {
+    loader.load(std::move(urls));
+  } catch (const ApiError& error) {
+    return {error.status(), error.what()};
+  }
+  return {200, ""};
+}
+
+TEST(MediaLoader, KeepsTheOrder) {
+  LoopbackServer server([](const std::string& request, const auto& write) {
+    const std::string path = request.substr(4, request.find(' ', 4) - 4);
+    if (path == "/1") std::this_thread::sleep_for(milliseconds(50));
+    write(test::ok(path));
+  });
+  const auto budget = std::make_shared<MemoryBudget>(1 << 20);
+  MediaLoader loader(loopback_allowed(), budget);
+  {
+    const auto media =
+        loader.load({data_url("a"), server.url("/1"), data_url("b"), server.url("/2"),
+                     server.url("/3"), server.url("/4"), data_url("c")});
+    std::string all;
+    for (const Media& item : media) all += item.bytes;
+    EXPECT_EQ(all, "a/1b/2/3/4c");
+    EXPECT_EQ(budget->used(), all.size());
+  }
+  EXPECT_EQ(budget->used(), 0U);
+  EXPECT_TRUE(loader.load({}).empty());
+}
+
+TEST(MediaLoader, TheFirstFailureIsReportedAndNothingIsKept) {
+  LoopbackServer server([](const std::string&, const auto& write) {
+    std::this_thread::sleep_for(milliseconds(20));
+    write("HTTP/1.1 404 Gone\r\nContent-Length: 0\r\n\r\n");
+  });
+  const auto budget = std::make_shared<MemoryBudget>(1 << 20);
+  MediaLoader loader(loopback_allowed(), budget);
+  EXPECT_EQ(failure(loader, {data_url("a"), server.url("/"), "ftp://x"}).first, 422);
+  EXPECT_EQ(failure(loader, {"ftp://x", server.url("/")}).second,
+            "The URL must be either a HTTP, data or file URL.");
+  EXPECT_EQ(failure(loader, {"data:image/png,abc"}).first, 501);
+  EXPECT_EQ(budget->used(), 0U);
+}
+
+TEST(MediaLoader, BytesHaveLimits) {
+  MediaOptions options;
+  options.max_item_bytes = 100;
+  options.max_request_bytes = 250;
+  const auto budget = std::make_shared<MemoryBudget>(400);
+  MediaLoader loader(options, budget);
+  const std::string hundred = data_url(std::string(100, 'x'));
+  EXPECT_THAT(failure(loader, {data_url(std::string(101, 'x'))}).second, HasSubstr("100 bytes"));
+  EXPECT_THAT(failure(loader, {hundred, hundred, hundred}).second, HasSubstr("250 bytes together"));
+  const auto a = loader.load({hundred, hundred});
+  const auto b = loader.load({hundred, hundred});
+  EXPECT_EQ(failure(loader, {hundred}).first, 429);
+  EXPECT_EQ(budget->used(), 400U);
+}
+
+// Slow fetches of some requests do not hold up data: URLs of others, and at most max_fetches run.
+TEST(MediaLoader, SlowFetchesDoNotBlockOthers) {
+  std::atomic<int> running = 0, most = 0;
+  std::atomic<bool> go = false;
+  LoopbackServer server([&](const std::string&, const auto& write) {
+    most = std::max(most.load(), ++running);
+    while (!go) std::this_thread::sleep_for(milliseconds(1));
+    --running;
+    write(test::ok("slow"));
+  });
+  MediaOptions options = loopback_allowed();
+  options.max_fetches = 3;
+  MediaLoader loader(options, std::make_shared<MemoryBudget>(1 << 20));
+  std::vector<std::future<std::vector<Media>>> slow;
+  for (int i = 0; i < 6; ++i) {
+    slow.push_back(std::async(std::launch::async, [&] { return loader.load({server.url("/")}); }));
+  }
+  while (running < 3) std::this_thread::sleep_for(milliseconds(1));
+  EXPECT_EQ(loader.load({data_url("quick")})[0].bytes, "quick");
+  go = true;
+  for (auto& result : slow) EXPECT_EQ(result.get()[0].bytes, "slow");
+  EXPECT_EQ(most, 3);
+}
+
+TEST(MediaLoader, StopsWhileFetchesRun) {
+  LoopbackServer* running = nullptr;
+  LoopbackServer server([&](const std::string&, const auto& write) {
+    while (!running->stopping()) std::this_thread::sleep_for(milliseconds(1));
+    write("");
+  });
+  running = &server;
+  MediaOptions options = loopback_allowed();
+  options.max_fetches = 2;
+  auto held = std::make_shared<int>(0);
+  {
+    MediaLoader loader(options, std::make_shared<MemoryBudget>(1 << 20));
+    for (int i = 0; i < 5; ++i) {
+      loader.load({server.url("/"), data_url("x")},
+                  [held](std::exception_ptr, std::vector<Media>) { ADD_FAILURE(); });
+    }
+    while (server.connections() < 2) std::this_thread::sleep_for(milliseconds(1));
+    loader.stop();
+    EXPECT_EQ(failure(loader, {data_url("x")}).first, 503);
+  }
+  EXPECT_EQ(held.use_count(), 1) << "what waited was dropped";
+}
+
+}  // namespace
+}  // namespace quern::server
