@@ -10,6 +10,7 @@
 #include "quern/base/env.h"
 #include "quern/base/error.h"
 #include "quern/base/file.h"
+#include "quern/base/log.h"
 #include "quern/base/progress.h"
 #include "quern/quantize/pipeline.h"
 #include "quern/quantize/ranks.h"
@@ -45,7 +46,7 @@ void print_schemes() {
   for (const std::string_view name : quark_scheme_names()) {
     bool supported = false;
     for (const Scheme& scheme : supported_schemes()) supported |= scheme.name == name;
-    fmt::print("{:<24} {}\n", name, supported ? "supported" : "known to Quark, not supported yet");
+    fmt::print("{:<24} {}\n", name, supported ? "supported" : "known to Quark, not supported");
   }
 }
 
@@ -105,6 +106,7 @@ void run(Arguments& arguments, bool exclude_given) {
   choose_rank(arguments, options);
   if (exclude_given) options.exclude_layers = arguments.exclude_layers;
   const QuantizePlan plan = make_plan(options);
+  for (const std::string& note : plan.notes) spdlog::warn("{}", note);
   if (arguments.dry_run) {
     fmt::print("{}", plan_text(plan));
     return;
@@ -133,6 +135,11 @@ void add_quantize(CLI::App& app) {
       ->add_option("--quant_scheme,--quant-scheme", arguments->options.quant_scheme,
                    "Scheme by Quark's name (see --list_schemes)")
       ->capture_default_str();
+  command
+      ->add_option("--layer_config,--layer-config", arguments->options.layer_config,
+                   "PATTERN=SCHEME for the layers that match, before --quant_scheme; repeatable, "
+                   "the first that matches counts, excluded layers stay excluded")
+      ->expected(1, 1 << 16);
   CLI::Option* exclude =
       command
           ->add_option("--exclude_layers,--exclude-layers", arguments->exclude_layers,

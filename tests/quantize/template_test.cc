@@ -107,11 +107,27 @@ TEST(Template, MalformedFilesAreErrors) {
 }
 
 TEST(Scheme, KnownAndUnknown) {
-  EXPECT_TRUE(find_scheme("mxfp4").quantizes_activations);
-  EXPECT_FALSE(find_scheme("mxfp4_weight_only").quantizes_activations);
+  EXPECT_EQ(find_scheme("mxfp4").activation, ActivationFormat::kMxfp4);
+  EXPECT_EQ(find_scheme("mxfp4_weight_only").activation, ActivationFormat::kNone);
   EXPECT_EQ(error_message([] { find_scheme("mxfp5"); }), "Unsupported quantization scheme: mxfp5");
-  EXPECT_THAT(error_message([] { find_scheme("nvfp4"); }), HasSubstr("does not support it yet"));
+  EXPECT_THAT(error_message([] { find_scheme("mx9"); }),
+              HasSubstr("Quark knows the quantization scheme 'mx9', this program does not"));
   EXPECT_EQ(quark_scheme_names().size(), 28u);
+  for (const Scheme& scheme : supported_schemes()) {
+    EXPECT_EQ(std::ranges::count(quark_scheme_names(), scheme.name), 1) << scheme.name;
+  }
+  EXPECT_EQ(missing_for_server(find_scheme("mxfp4")), "");
+  EXPECT_THAT(missing_for_server(find_scheme("fp8")), HasSubstr("no input_scale"));
+}
+
+TEST(Scheme, LayerConfig) {
+  const LayerSchemes layers =
+      parse_layer_config({"*a=b=ptpc_fp8", "*attn*=int8", "*a=b=mxfp6_e2m3"});
+  ASSERT_EQ(layers.size(), 2u);  // a pattern given again keeps its place
+  EXPECT_EQ(layers[0].first, "*a=b");
+  EXPECT_EQ(layers[0].second->name, "mxfp6_e2m3");
+  EXPECT_THAT(error_message([] { parse_layer_config({"int8"}); }), HasSubstr("PATTERN=SCHEME"));
+  EXPECT_THAT(error_message([] { parse_layer_config({"*=mx6"}); }), HasSubstr("Quark knows"));
 }
 
 TEST(Scheme, OldQuantizationConfigsAreRemovedAtAnyDepth) {

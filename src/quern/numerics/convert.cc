@@ -1,7 +1,6 @@
 // Bulk conversions between binary32 and the 16-bit formats, with Google Highway.
-// Must never differ from the scalar functions of bf16.h and fp16.h by a bit (integer operations
-// only, because hardware conversions differ in NaN payloads and flush modes). Proved by
-// tests/numerics/convert_test.cc.
+// Must never differ from the scalar functions of bf16.h and fp16.h by a bit.
+// Proved by tests/numerics/convert_test.cc.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "quern/numerics/convert.cc"
 #include <hwy/foreach_target.h>
@@ -9,6 +8,7 @@
 
 #include "quern/base/error.h"
 #include "quern/numerics/bf16.h"
+#include "quern/numerics/convert-inl.h"
 #include "quern/numerics/fp16.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -18,43 +18,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using D32 = hn::ScalableTag<std::uint32_t>;
 using V32 = hn::Vec<D32>;
-
-HWY_INLINE V32 set(std::uint32_t bits) { return hn::Set(D32(), bits); }
-
-HWY_INLINE V32 widen_bf16(V32 bits) { return hn::ShiftLeft<16>(bits); }
-
-HWY_INLINE V32 narrow_bf16(V32 bits) {
-  const auto upper = hn::ShiftRight<16>(bits);
-  const auto rounded = hn::Add(bits, hn::Add(set(0x7FFF), hn::And(upper, set(1))));
-  const auto is_nan = hn::Gt(hn::And(bits, set(0x7FFF'FFFF)), set(0x7F80'0000));
-  return hn::IfThenElse(is_nan, hn::Or(upper, set(0x40)), hn::ShiftRight<16>(rounded));
-}
-
-HWY_INLINE V32 widen_fp16(V32 bits) {
-  const hn::RebindToFloat<D32> df;
-  const auto magnitude = hn::And(bits, set(0x7FFF));
-  const auto shifted = hn::ShiftLeft<13>(magnitude);
-  const auto finite = hn::BitCast(D32(), hn::Mul(hn::BitCast(df, shifted), hn::Set(df, 0x1p112f)));
-  const auto is_nan = hn::Gt(magnitude, set(0x7C00));
-  const auto special = hn::Or(shifted, hn::IfThenElse(is_nan, set(0x7FC0'0000), set(0x7F80'0000)));
-  const auto value = hn::IfThenElse(hn::Gt(magnitude, set(0x7BFF)), special, finite);
-  return hn::Or(value, hn::ShiftLeft<16>(hn::And(bits, set(0x8000))));
-}
-
-HWY_INLINE V32 narrow_fp16(V32 all) {
-  const hn::RebindToFloat<D32> df;
-  const auto bits = hn::And(all, set(0x7FFF'FFFF));
-  const auto shifted = hn::ShiftRight<13>(bits);
-  const auto normal = hn::ShiftRight<13>(
-      hn::Add(hn::Sub(bits, set((112u << 23) - 0xFFFu)), hn::And(shifted, set(1))));
-  const auto subnormal = hn::Sub(
-      hn::BitCast(D32(), hn::Add(hn::BitCast(df, bits), hn::Set(df, 0.5f))), set(0x3F00'0000));
-  const auto nan = hn::Or(set(0x7E00), hn::And(shifted, set(0x3FF)));
-  auto result = hn::IfThenElse(hn::Lt(bits, set(0x3880'0000)), subnormal, normal);
-  result = hn::IfThenElse(hn::Gt(bits, set(0x477F'EFFF)), set(0x7C00), result);
-  result = hn::IfThenElse(hn::Gt(bits, set(0x7F80'0000)), nan, result);
-  return hn::Or(result, hn::And(hn::ShiftRight<16>(all), set(0x8000)));
-}
 
 // Returns how many elements were done: whole vectors; the caller does the rest with the scalar
 // function.
@@ -83,16 +46,16 @@ HWY_INLINE std::size_t narrow_all(const std::uint32_t* HWY_RESTRICT in, std::siz
 }
 
 std::size_t widen_bf16_span(const std::uint16_t* in, std::size_t count, std::uint32_t* out) {
-  return widen_all(in, count, out, [](V32 v) HWY_ATTR { return widen_bf16(v); });
+  return widen_all(in, count, out, [](V32 v) HWY_ATTR { return widen_bf16_lanes(D32(), v); });
 }
 std::size_t widen_fp16_span(const std::uint16_t* in, std::size_t count, std::uint32_t* out) {
-  return widen_all(in, count, out, [](V32 v) HWY_ATTR { return widen_fp16(v); });
+  return widen_all(in, count, out, [](V32 v) HWY_ATTR { return widen_fp16_lanes(D32(), v); });
 }
 std::size_t narrow_bf16_span(const std::uint32_t* in, std::size_t count, std::uint16_t* out) {
-  return narrow_all(in, count, out, [](V32 v) HWY_ATTR { return narrow_bf16(v); });
+  return narrow_all(in, count, out, [](V32 v) HWY_ATTR { return narrow_bf16_lanes(D32(), v); });
 }
 std::size_t narrow_fp16_span(const std::uint32_t* in, std::size_t count, std::uint16_t* out) {
-  return narrow_all(in, count, out, [](V32 v) HWY_ATTR { return narrow_fp16(v); });
+  return narrow_all(in, count, out, [](V32 v) HWY_ATTR { return narrow_fp16_lanes(D32(), v); });
 }
 
 }  // namespace HWY_NAMESPACE

@@ -11,7 +11,6 @@
 #include "quern/base/file.h"
 #include "quern/base/progress.h"
 #include "quern/checkpoint/checkpoint.h"
-#include "quern/numerics/mxfp4.h"
 #include "quern/quantize/fnmatch.h"
 #include "quern/quantize/template.h"
 #include "quern/quantize/weight_encoder.h"
@@ -104,8 +103,11 @@ void check_index(const fs::path& directory,
 
 class Decider {
  public:
-  Decider(std::vector<std::string> exclude, DType dtype)
-      : exclude_(std::move(exclude)), model_dtype_(dtype) {}
+  Decider(std::vector<std::string> exclude, const Scheme& scheme, LayerSchemes layers, DType dtype)
+      : exclude_(std::move(exclude)),
+        scheme_(&scheme),
+        layers_(std::move(layers)),
+        model_dtype_(dtype) {}
 
   PlannedTensor decide(TensorInfo info) {
     PlannedTensor planned{std::move(info), TensorAction::kCopy, {}, nullptr};
@@ -127,10 +129,12 @@ class Decider {
       return planned;
     }
     planned.action = TensorAction::kQuantize;
+    const Scheme& scheme = scheme_of(module);
+    planned.scheme = scheme.name;
     if (!is_float(tensor.dtype)) {
       fail(tensor, "expected BF16, F16 or F32");
-    } else if (tensor.shape.back() % static_cast<std::int64_t>(kMxBlock) != 0) {
-      fail(tensor, "the last dimension is not a multiple of 32; exclude the layer");
+    } else if (const auto reason = refusal(scheme, tensor.shape); !reason.empty()) {
+      fail(tensor, reason);
     }
     return planned;
   }
@@ -152,7 +156,16 @@ class Decider {
                                  dtype_name(tensor.dtype), shape_text(tensor.shape), reason);
   }
 
+  const Scheme& scheme_of(const std::string& module) const {
+    for (const auto& [pattern, scheme] : layers_) {
+      if (fnmatch(module, pattern)) return *scheme;
+    }
+    return *scheme_;
+  }
+
   std::vector<std::string> exclude_;
+  const Scheme* scheme_;
+  LayerSchemes layers_;
   DType model_dtype_;
   std::vector<std::string> excluded_modules_;
   std::string first_failure_;
@@ -166,8 +179,9 @@ std::unique_ptr<TensorKernel> make_kernel(const fs::path& file, const PlannedTen
     return make_copy_kernel({file, tensor}, {tensor.name, tensor.dtype, tensor.shape});
   }
   auto source = make_plain_source({file, tensor});
-  auto encoder = planned.action == TensorAction::kCast ? make_cast_encoder(*source, model_dtype)
-                                                       : make_mxfp4_encoder(*source);
+  auto encoder = planned.action == TensorAction::kCast
+                     ? make_cast_encoder(*source, model_dtype)
+                     : make_encoder(find_scheme(planned.scheme), *source);
   return make_weight_kernel(std::move(source), std::move(encoder));
 }
 
@@ -186,6 +200,18 @@ PlannedShard plan_shard(const fs::path& path, Decider& decider) {
   }
   shard.layout = plan_safetensors(std::move(specs));
   return shard;
+}
+
+std::vector<std::string> notes_of(const Scheme& scheme, const LayerSchemes& layers) {
+  std::vector<std::string> notes;
+  const auto add = [&](const Scheme& used) {
+    const std::string_view missing = missing_for_server(used);
+    std::string note = fmt::format("{}: {}", used.name, missing);
+    if (!missing.empty() && std::ranges::count(notes, note) == 0) notes.push_back(std::move(note));
+  };
+  add(scheme);
+  for (const auto& [pattern, used] : layers) add(*used);
+  return notes;
 }
 
 }  // namespace
@@ -210,6 +236,7 @@ bool is_linear_weight_name(std::string_view tensor) {
 
 QuantizePlan make_plan(const QuantizeOptions& options) {
   const Scheme& scheme = find_scheme(options.quant_scheme);
+  const LayerSchemes layers = parse_layer_config(options.layer_config);
   if (!fs::is_directory(options.model_dir)) {
     throw Error("'{}' is not a directory", options.model_dir.string());
   }
@@ -228,7 +255,8 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
   }
 
   QuantizePlan plan;
-  Decider decider(std::move(exclude), model_dtype(config));
+  plan.notes = notes_of(scheme, layers);
+  Decider decider(std::move(exclude), scheme, layers, model_dtype(config));
   std::unordered_map<std::string, fs::path> where;
   for (const fs::path& path : find_shards(options.model_dir)) {
     plan.shards.push_back(plan_shard(path, decider));
@@ -247,17 +275,22 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
   decider.throw_failures();
   for (const PlannedShard& shard : plan.shards) {
     for (const PlannedTensor& tensor : shard.tensors) {
-      if (tensor.action == TensorAction::kQuantize &&
-          where.contains(tensor.source.name + "_scale")) {
-        throw Error("tensor '{}_scale' exists already: the source is quantized",
-                    tensor.source.name);
+      for (const TensorSpec& output : tensor.kernel->outputs()) {
+        if (output.name != tensor.source.name && where.contains(output.name)) {
+          throw Error("tensor '{}' exists already: the source is quantized", output.name);
+        }
       }
     }
   }
   check_index(options.model_dir, where);
+  std::vector<std::pair<std::string, Json>> layer_configs;
+  for (const auto& [pattern, layer_scheme] : layers) {
+    layer_configs.emplace_back(pattern, quark_layer_config(*layer_scheme));
+  }
   plan.config_text =
-      quantized_config(std::move(config),
-                       quark_quantization_config(scheme, std::move(decider).excluded_modules()))
+      quantized_config(
+          std::move(config),
+          quark_quantization_config(scheme, std::move(decider).excluded_modules(), layer_configs))
           .dump(4);
   return plan;
 }

@@ -21,6 +21,7 @@ struct QuantizeOptions {
   std::filesystem::path model_dir;
   std::filesystem::path output_dir;
   std::string quant_scheme = "mxfp4";
+  std::vector<std::string> layer_config;  // PATTERN=SCHEME, see parse_layer_config()
   // Replaces the template's list; an empty list excludes nothing.
   std::optional<std::vector<std::string>> exclude_layers;
   std::string template_name;  // see select_template()
@@ -55,6 +56,7 @@ struct PlannedShard {
 struct QuantizePlan {
   std::vector<PlannedShard> shards;  // sorted by output name
   std::string config_text;           // the output's config.json
+  std::vector<std::string> notes;    // what the user should know of the output
   std::size_t quantized_tensors = 0;
   std::uint64_t source_bytes = 0;  // of all shard files
   std::uint64_t output_bytes = 0;

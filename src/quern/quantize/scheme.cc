@@ -39,29 +39,187 @@ constexpr auto kQuarkSchemes = std::to_array<std::string_view>({"int4_wo_32",
                                                                 "amdfp4_global16",
                                                                 "amdfp4_global32"});
 
-constexpr std::array<Scheme, 2> kSupported = {{{"mxfp4", true}, {"mxfp4_weight_only", false}}};
+using A = ActivationFormat;
+using W = WeightFormat;
+
+constexpr auto kSupported = std::to_array<Scheme>({
+    {"int4_wo_32", W::kInt4Group, A::kNone, 32},
+    {"int4_wo_64", W::kInt4Group, A::kNone, 64},
+    {"int4_wo_128", W::kInt4Group, A::kNone, 128},
+    {"int4_wo_per_channel", W::kInt4Row},
+    {"int4_wa_64", W::kInt4Group, A::kInt4Group, 64},
+    {"uint4_wo_32", W::kUint4Group, A::kNone, 32},
+    {"uint4_wo_64", W::kUint4Group, A::kNone, 64},
+    {"uint4_wo_128", W::kUint4Group, A::kNone, 128},
+    {"uint4_wo_per_channel", W::kUint4Row},
+    {"int8", W::kInt8Tensor, A::kInt8Static},
+    {"fp8", W::kFp8Tensor, A::kFp8StaticFloat},
+    {"ptpc_fp8", W::kFp8Row, A::kFp8Token},
+    {"mxfp4", W::kMxfp4, A::kMxfp4},
+    {"mxfp4_weight_only", W::kMxfp4},
+    {"mxfp6_e3m2", W::kMxfp6E3M2, A::kMxfp6E3M2},
+    {"mxfp6_e2m3", W::kMxfp6E2M3, A::kMxfp6E2M3},
+    {"mxfp4_mxfp6_e2m3", W::kMxfp4, A::kMxfp6E2M3},
+    {"mxfp4_fp8", W::kMxfp4, A::kFp8Static},
+    {"int4_fp8", W::kInt4Fp8, A::kFp8Dynamic},
+    {"nvfp4", W::kNvfp4, A::kNvfp4},
+    {"fp4_block16_scale_e4m3", W::kNvfp4, A::kNvfp4},
+});
 
 // Versions of Quark that wrote the same bytes are named by it; ours names ours.
 constexpr std::string_view kVersion = "quern-0.1.0";
 
-Json mxfp4_tensor_config(bool is_dynamic) {
-  return Json{{"dtype", "fp4"},
-              {"is_dynamic", is_dynamic},
-              {"qscheme", "per_group"},
-              {"ch_axis", -1},
-              {"group_size", 32},
+// Fields of a tensor's config that differ between schemes; null where absent.
+struct TensorConfig {
+  std::string_view dtype;
+  bool is_dynamic = false;
+  std::string_view qscheme;
+  Json ch_axis = nullptr;
+  Json group_size = nullptr;
+  Json symmetric = nullptr;
+  Json scale_type = nullptr;
+  Json scale_format = nullptr;
+  Json scale_calculation_mode = nullptr;
+  std::string_view observer_cls;
+  bool is_scale_quant = false;
+};
+
+Json tensor_config(const TensorConfig& config) {
+  return Json{{"dtype", config.dtype},
+              {"is_dynamic", config.is_dynamic},
+              {"qscheme", config.qscheme},
+              {"ch_axis", config.ch_axis},
+              {"group_size", config.group_size},
               {"block_size", nullptr},
-              {"symmetric", nullptr},
+              {"symmetric", config.symmetric},
               {"round_method", "half_even"},
-              {"scale_type", "float"},
+              {"scale_type", config.scale_type},
               {"zero_point_type", "int32"},
-              {"scale_format", "e8m0"},
-              {"scale_calculation_mode", "even"},
+              {"scale_format", config.scale_format},
+              {"scale_calculation_mode", config.scale_calculation_mode},
               {"mx_element_dtype", nullptr},
-              {"observer_cls", "PerBlockMXObserver"},
-              {"is_scale_quant", false},
+              {"observer_cls", config.observer_cls},
+              {"is_scale_quant", config.is_scale_quant},
               {"enable_buffer_reuse", false},
               {"max_input_numel", 4194304}};
+}
+
+Json mx_config(std::string_view dtype, bool is_dynamic) {
+  return tensor_config({.dtype = dtype,
+                        .is_dynamic = is_dynamic,
+                        .qscheme = "per_group",
+                        .ch_axis = -1,
+                        .group_size = 32,
+                        .scale_type = "float",
+                        .scale_format = "e8m0",
+                        .scale_calculation_mode = "even",
+                        .observer_cls = "PerBlockMXObserver"});
+}
+
+Json per_tensor_config(std::string_view dtype, bool is_dynamic, Json scale_type,
+                       bool is_scale_quant = false) {
+  return tensor_config({.dtype = dtype,
+                        .is_dynamic = is_dynamic,
+                        .qscheme = "per_tensor",
+                        .symmetric = true,
+                        .scale_type = std::move(scale_type),
+                        .observer_cls = "PerTensorMinMaxObserver",
+                        .is_scale_quant = is_scale_quant});
+}
+
+Json per_channel_config(std::string_view dtype, bool is_dynamic, int axis, bool symmetric = true,
+                        std::string_view scale_type = "float") {
+  return tensor_config({.dtype = dtype,
+                        .is_dynamic = is_dynamic,
+                        .qscheme = "per_channel",
+                        .ch_axis = axis,
+                        .symmetric = symmetric,
+                        .scale_type = scale_type,
+                        .observer_cls = "PerChannelMinMaxObserver"});
+}
+
+Json integer_group_config(std::string_view dtype, bool is_dynamic, std::uint64_t group,
+                          bool symmetric) {
+  return tensor_config({.dtype = dtype,
+                        .is_dynamic = is_dynamic,
+                        .qscheme = "per_group",
+                        .ch_axis = -1,
+                        .group_size = group,
+                        .symmetric = symmetric,
+                        .scale_type = "float",
+                        .observer_cls = "PerGroupMinMaxObserver"});
+}
+
+// Two stages: the groups, then their scales.
+Json nvfp4_config(bool is_dynamic) {
+  return Json::array({tensor_config({.dtype = "fp4",
+                                     .is_dynamic = is_dynamic,
+                                     .qscheme = "per_group",
+                                     .ch_axis = -1,
+                                     .group_size = 16,
+                                     .scale_type = "float32",
+                                     .scale_format = "float32",
+                                     .observer_cls = "PerBlockMXObserver"}),
+                      per_tensor_config("fp8_e4m3", false, "float32", true)});
+}
+
+Json weight_config(const Scheme& scheme) {
+  switch (scheme.weight) {
+    case W::kMxfp4:
+      return mx_config("fp4", false);
+    case W::kMxfp6E3M2:
+      return mx_config("fp6_e3m2", false);
+    case W::kMxfp6E2M3:
+      return mx_config("fp6_e2m3", false);
+    case W::kNvfp4:
+      return nvfp4_config(false);
+    case W::kFp8Tensor:
+      return per_tensor_config("fp8_e4m3", false, "float");
+    case W::kFp8Row:
+      return per_channel_config("fp8_e4m3", false, 0);
+    case W::kInt8Tensor:
+      return per_tensor_config("int8", false, "float");
+    case W::kInt4Group:
+      return integer_group_config("int4", false, scheme.group, true);
+    case W::kInt4Row:
+      return per_channel_config("int4", false, 0);
+    case W::kUint4Group:
+      return integer_group_config("uint4", false, scheme.group, false);
+    case W::kUint4Row:
+      return per_channel_config("uint4", false, 0, false);
+    case W::kInt4Fp8:
+      return Json::array({per_tensor_config("fp8_e4m3", false, "float32"),
+                          per_channel_config("int4", false, 0, true, "float32")});
+  }
+  return nullptr;
+}
+
+Json activation_config(const Scheme& scheme) {
+  switch (scheme.activation) {
+    case A::kNone:
+      return nullptr;
+    case A::kMxfp4:
+      return mx_config("fp4", true);
+    case A::kMxfp6E3M2:
+      return mx_config("fp6_e3m2", true);
+    case A::kMxfp6E2M3:
+      return mx_config("fp6_e2m3", true);
+    case A::kNvfp4:
+      return nvfp4_config(true);
+    case A::kFp8Static:
+      return per_tensor_config("fp8_e4m3", false, nullptr);
+    case A::kFp8StaticFloat:
+      return per_tensor_config("fp8_e4m3", false, "float");
+    case A::kFp8Dynamic:
+      return per_tensor_config("fp8_e4m3", true, "float32");
+    case A::kFp8Token:
+      return per_channel_config("fp8_e4m3", true, 1);
+    case A::kInt8Static:
+      return per_tensor_config("int8", false, "float");
+    case A::kInt4Group:
+      return integer_group_config("int4", true, scheme.group, true);
+  }
+  return nullptr;
 }
 
 void remove_quantization_configs(Json& object) {
@@ -83,27 +241,145 @@ const Scheme& find_scheme(std::string_view name) {
   if (std::find(kQuarkSchemes.begin(), kQuarkSchemes.end(), name) == kQuarkSchemes.end()) {
     throw Error("Unsupported quantization scheme: {}", name);
   }
-  throw Error(
-      "Quark knows the quantization scheme '{}', this program does not support it yet; it "
-      "supports mxfp4 and mxfp4_weight_only",
-      name);
+  std::string supported;
+  for (const Scheme& scheme : kSupported) {
+    supported += (supported.empty() ? "" : ", ") + std::string(scheme.name);
+  }
+  throw Error("Quark knows the quantization scheme '{}', this program does not; it has {}", name,
+              supported);
 }
 
-Json quark_quantization_config(const Scheme& scheme, std::vector<std::string> exclude) {
+std::string_view refusal(const Scheme& scheme, const Shape& shape) {
+  const std::int64_t columns = shape.back();
+  const bool is_mx = scheme.weight == W::kMxfp4 || scheme.weight == W::kMxfp6E3M2 ||
+                     scheme.weight == W::kMxfp6E2M3;
+  if (!is_mx && std::ranges::count(shape, 0) > 0) return "it has no elements";
+  switch (scheme.weight) {
+    case W::kMxfp4:
+    case W::kMxfp6E3M2:
+    case W::kMxfp6E2M3:
+      if (columns % 32 == 0) return "";
+      return "the last dimension is not a multiple of 32; exclude the layer";
+    case W::kNvfp4:
+      if (columns % 16 == 0) return "";
+      return "the last dimension is not a multiple of 16; exclude the layer";
+    case W::kFp8Tensor:
+    case W::kFp8Row:
+      return "";
+    case W::kInt4Group:
+    case W::kUint4Group:
+      if (columns % static_cast<std::int64_t>(scheme.group) != 0) {
+        return "the last dimension is not a multiple of the group; exclude the layer";
+      }
+      [[fallthrough]];
+    case W::kInt8Tensor:
+    case W::kInt4Row:
+    case W::kUint4Row:
+    case W::kInt4Fp8:
+      break;
+  }
+  return shape.size() == 2 ? "" : "integer schemes need two dimensions; exclude the layer";
+}
+
+std::unique_ptr<WeightEncoder> make_encoder(const Scheme& scheme, const WeightSource& source) {
+  switch (scheme.weight) {
+    case W::kMxfp4:
+      return make_mxfp4_encoder(source);
+    case W::kMxfp6E3M2:
+      return make_mxfp6_encoder(source, kE3M2);
+    case W::kMxfp6E2M3:
+      return make_mxfp6_encoder(source, kE2M3);
+    case W::kNvfp4:
+      return make_nvfp4_encoder(source);
+    case W::kFp8Tensor:
+      return make_fp8_encoder(source, ScaleOf::kTensor);
+    case W::kFp8Row:
+      return make_fp8_encoder(source, ScaleOf::kFirstDimension);
+    case W::kInt8Tensor:
+      return make_int8_encoder(source);
+    case W::kInt4Group:
+      return make_int4_group_encoder(source, true, scheme.group);
+    case W::kInt4Row:
+      return make_int4_row_encoder(source, true);
+    case W::kUint4Group:
+      return make_int4_group_encoder(source, false, scheme.group);
+    case W::kUint4Row:
+      return make_int4_row_encoder(source, false);
+    case W::kInt4Fp8:
+      return make_int4_fp8_encoder(source);
+  }
+  QUERN_CHECK(false, "scheme {}", scheme.name);
+}
+
+std::string_view missing_for_server(const Scheme& scheme) {
+  switch (scheme.weight) {
+    case W::kUint4Group:
+    case W::kUint4Row:
+      return "Quark's file-to-file output has no zero points for uint4: the weights cannot be "
+             "decoded from it";
+    case W::kInt4Group:
+    case W::kInt4Row:
+      return "nibbles are in plain order, as Quark writes them file to file, although the config "
+             "says pack_method reorder: a server that follows the config reads them in the wrong "
+             "order";
+    default:
+      break;
+  }
+  switch (scheme.activation) {
+    case A::kFp8Static:
+    case A::kFp8StaticFloat:
+    case A::kInt8Static:
+      return "the config asks for static activation scales, which need calibration: there is no "
+             "input_scale in the output, a server must calibrate or quantize activations "
+             "dynamically";
+    case A::kNvfp4:
+      return "the global scale of activations needs calibration: there is no input_scale in the "
+             "output, a server must calibrate or take 1";
+    default:
+      return "";
+  }
+}
+
+LayerSchemes parse_layer_config(const std::vector<std::string>& pattern_equals_scheme) {
+  LayerSchemes layers;
+  for (const std::string& entry : pattern_equals_scheme) {
+    const std::size_t equals = entry.rfind('=');
+    if (equals == std::string::npos || equals == 0) {
+      throw UsageError("--layer_config: expected PATTERN=SCHEME, found '{}'", entry);
+    }
+    const std::string pattern = entry.substr(0, equals);
+    const Scheme& scheme = find_scheme(entry.substr(equals + 1));
+    const auto known = std::ranges::find(layers, pattern, &LayerSchemes::value_type::first);
+    if (known != layers.end()) {
+      known->second = &scheme;
+    } else {
+      layers.emplace_back(pattern, &scheme);
+    }
+  }
+  return layers;
+}
+
+Json quark_layer_config(const Scheme& scheme) {
+  return {{"input_tensors", activation_config(scheme)},
+          {"output_tensors", nullptr},
+          {"weight", weight_config(scheme)},
+          {"bias", nullptr},
+          {"target_device", nullptr}};
+}
+
+Json quark_quantization_config(const Scheme& scheme, std::vector<std::string> exclude,
+                               const std::vector<std::pair<std::string, Json>>& layers) {
   std::sort(exclude.begin(), exclude.end());
+  Json layer_configs = Json::object();
+  for (const auto& [pattern, config] : layers) layer_configs[pattern] = config;
   Json config;
-  config["global_quant_config"] = {
-      {"input_tensors", scheme.quantizes_activations ? mxfp4_tensor_config(true) : Json(nullptr)},
-      {"output_tensors", nullptr},
-      {"weight", mxfp4_tensor_config(false)},
-      {"bias", nullptr},
-      {"target_device", nullptr}};
+  config["global_quant_config"] = quark_layer_config(scheme);
   config["exclude"] = std::move(exclude);
   config["algo_config"] = nullptr;
   config["softmax_quant_spec"] = nullptr;
   config["quant_method"] = "quark";
   config["layer_type_quant_config"] = Json::object();
-  config["layer_quant_config"] = Json::object();
+  config["layer_quant_config"] = std::move(layer_configs);
   config["kv_cache_quant_config"] = Json::object();
   config["kv_cache_post_rope"] = false;
   config["quant_mode"] = "eager_mode";

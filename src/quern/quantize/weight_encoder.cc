@@ -1,22 +1,14 @@
-// Cast and MXFP4; see weight_encoder.h.
+// What encoders share, and the cast; see weight_encoder.h.
 #include "quern/quantize/weight_encoder.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "quern/base/error.h"
-#include "quern/numerics/mxfp4.h"
+#include "quern/quantize/encoder_parts.h"
 
 namespace quern {
 namespace {
-
-template <typename T>
-std::span<const T> elements(std::span<const std::byte> bytes) {
-  return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
-}
-
-std::span<std::uint8_t> as_u8(std::span<std::byte> bytes) {
-  return {reinterpret_cast<std::uint8_t*>(bytes.data()), bytes.size()};
-}
 
 class CastEncoder final : public WeightEncoder {
  public:
@@ -49,53 +41,67 @@ class CastEncoder final : public WeightEncoder {
   DType to_;
 };
 
-class Mxfp4Encoder final : public WeightEncoder {
- public:
-  explicit Mxfp4Encoder(const WeightSource& source) : WeightEncoder(specs(source)) {}
-
-  std::uint64_t granularity() const override { return kMxBlock; }
-  OutputRegion output_region(std::size_t output, Range elements, bool) const override {
-    const std::uint64_t per_byte = output == 0 ? 2 : kMxBlock;
-    return {elements.begin / per_byte, elements.size() / per_byte};
-  }
-  bool encode(const WeightValues& values, OutputBytes outputs) const override {
-    const std::span<std::uint8_t> packed = as_u8(outputs[0]);
-    const std::span<std::uint8_t> scales = as_u8(outputs[1]);
-    if (values.dtype == DType::kBF16) {
-      return mxfp4_encode_row(elements<BF16>(values.bytes), packed, scales);
-    }
-    if (values.dtype == DType::kF16) {
-      return mxfp4_encode_row(elements<FP16>(values.bytes), packed, scales);
-    }
-    return mxfp4_encode_row(elements<float>(values.bytes), packed, scales);
-  }
-  bool measure(const WeightValues& values, OutputBytes outputs,
-               WeightStatistics& statistics) const override {
-    const std::span<const std::uint8_t> packed = as_u8(outputs[0]);
-    const std::span<const std::uint8_t> scales = as_u8(outputs[1]);
-    if (values.dtype == DType::kBF16) {
-      mxfp4_measure(elements<BF16>(values.bytes), packed, scales, statistics);
-    } else if (values.dtype == DType::kF16) {
-      mxfp4_measure(elements<FP16>(values.bytes), packed, scales, statistics);
-    } else {
-      mxfp4_measure(elements<float>(values.bytes), packed, scales, statistics);
-    }
-    return true;
-  }
-
- private:
-  static std::vector<TensorSpec> specs(const WeightSource& source) {
-    Shape packed = source.shape();
-    packed.back() /= 2;
-    // Quark flattens the leading dimensions of the scale: [rows, in / 32].
-    const std::int64_t columns = source.shape().back();
-    const Shape rows(source.shape().begin(), source.shape().end() - 1);
-    const Shape scale = {num_elements(rows), columns / static_cast<std::int64_t>(kMxBlock)};
-    return {{source.name(), DType::kU8, packed}, {source.name() + "_scale", DType::kU8, scale}};
-  }
-};
-
 }  // namespace
+
+float round_to(DType dtype, float value) {
+  if (dtype == DType::kBF16) return round_to_bf16(value);
+  return dtype == DType::kF16 ? fp16_to_float(float_to_fp16(value)) : value;
+}
+
+void TensorRange::add(const MinMax& part) {
+  const std::lock_guard lock(mutex_);
+  if (empty_) range_ = part;
+  empty_ = false;
+  range_ = {std::min(range_.min, part.min), std::max(range_.max, part.max),
+            range_.finite && part.finite};
+}
+
+MinMax TensorRange::get() const {
+  const std::lock_guard lock(mutex_);
+  QUERN_CHECK(!empty_);
+  return range_;
+}
+
+float fp8_scale(const MinMax& range) {
+  const float amax = std::max(std::abs(std::min(range.min, 0.0f)), std::max(range.max, 0.0f));
+  const float scale = amax / 448.0f;
+  return scale == 0.0f ? kScaleEpsilon : scale;
+}
+
+IntegerGrid integer_grid(const MinMax& range, DType dtype, bool is_signed, int bits, float& scale) {
+  const float low = std::min(range.min, 0.0f);
+  const float high = std::max(range.max, 0.0f);
+  const int codes = 1 << bits;
+  IntegerGrid grid;
+  if (is_signed) {
+    scale = round_to(dtype, std::max(-low, high) / (static_cast<float>(codes - 1) / 2));
+    scale = std::max(scale, kScaleEpsilon);
+    grid.low = -codes / 2;
+    grid.high = codes / 2 - 1;
+  } else {
+    scale = round_to(dtype, round_to(dtype, high - low) / static_cast<float>(codes - 1));
+    scale = std::max(scale, kScaleEpsilon);
+    const float zero = std::nearbyint(round_to(dtype, low / scale));
+    grid.low = 0;
+    grid.high = codes - 1;
+    grid.zero_point = std::clamp(static_cast<int>(-zero), grid.low, grid.high);
+  }
+  grid.inverse_scale = 1.0f / scale;
+  return grid;
+}
+
+void pack_int4_row(std::span<const std::int8_t> codes, const std::array<std::uint8_t, 8>& order,
+                   std::span<std::uint32_t> packed) {
+  QUERN_CHECK(packed.size() == (codes.size() + 7) / 8);
+  for (std::size_t j = 0; j < packed.size(); ++j) {
+    std::uint32_t word = 0;
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t index = 8 * j + order[i];
+      if (index < codes.size()) word |= (static_cast<std::uint32_t>(codes[index]) & 15u) << (4 * i);
+    }
+    packed[j] = word;
+  }
+}
 
 void widen(const WeightValues& values, std::vector<float>& out) {
   out.resize(values.bytes.size() / dtype_bytes(values.dtype));
@@ -111,10 +117,6 @@ void widen(const WeightValues& values, std::vector<float>& out) {
 
 std::unique_ptr<WeightEncoder> make_cast_encoder(const WeightSource& source, DType to) {
   return std::make_unique<CastEncoder>(source, to);
-}
-
-std::unique_ptr<WeightEncoder> make_mxfp4_encoder(const WeightSource& source) {
-  return std::make_unique<Mxfp4Encoder>(source);
 }
 
 }  // namespace quern

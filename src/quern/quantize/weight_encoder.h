@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "quern/numerics/minifloat.h"
 #include "quern/quantize/tensor_kernel.h"
 #include "quern/quantize/weight_source.h"
 
@@ -46,10 +47,29 @@ class WeightEncoder {
   std::vector<TensorSpec> outputs_;
 };
 
+enum class ScaleOf : std::uint8_t { kTensor, kFirstDimension };
+
 // The weight in another floating point dtype; Inf and NaN pass.
 std::unique_ptr<WeightEncoder> make_cast_encoder(const WeightSource& source, DType to);
-// MXFP4: packed codes [..., in / 2] and scales [rows, in / 32] as Quark writes them.
+// Blocks of 32 with E8M0 scales: packed codes [..., in * bits / 8], scales [rows, in / 32].
 std::unique_ptr<WeightEncoder> make_mxfp4_encoder(const WeightSource& source);
+std::unique_ptr<WeightEncoder> make_mxfp6_encoder(const WeightSource& source,
+                                                  const MiniFloat& element);
+// E4M3 [...] and a F32 scale [] or one for each index of the first dimension.
+std::unique_ptr<WeightEncoder> make_fp8_encoder(const WeightSource& source, ScaleOf scale_of);
+// I8 [out, in] and a F32 scale [].
+std::unique_ptr<WeightEncoder> make_int8_encoder(const WeightSource& source);
+// Eight codes in an I32. With a scale per row [out, in / 8] and [out]; with groups along the input
+// transposed: [in, out / 8], scales [out, in / group]. `is_signed` false: 0..15 with a zero point,
+// which Quark does not write.
+std::unique_ptr<WeightEncoder> make_int4_row_encoder(const WeightSource& source, bool is_signed);
+std::unique_ptr<WeightEncoder> make_int4_group_encoder(const WeightSource& source, bool is_signed,
+                                                       std::uint64_t group);
+// E4M3 with a scale for the tensor, then int4 of that with a scale per row: I32 [out, in / 8] in
+// the order 0 2 4 6 1 3 5 7, scales F32 [] and [out].
+std::unique_ptr<WeightEncoder> make_int4_fp8_encoder(const WeightSource& source);
+// E2M1 [..., in / 2], E4M3 scales [rows, in / 16], a F32 scale of the scales [].
+std::unique_ptr<WeightEncoder> make_nvfp4_encoder(const WeightSource& source);
 
 // All values as binary32.
 void widen(const WeightValues& values, std::vector<float>& out);
