@@ -72,7 +72,15 @@ for name in bf16 mxfp4; do
   ask "$name" '{"messages":[{"role":"user","content":"What is the weather in Oslo?"}],"tools":['"$tool"'],"max_tokens":128,"temperature":0}'
 done
 
-title "5. Evaluate both: $questions questions, 5-shot, 8 at a time, over HTTP"
+picture=green_triangle_112.png
+title "5. A picture answered by each"
+echo "Picture: data/shapes/$picture. Question: What is in this picture?"
+for name in bf16 mxfp4; do
+  printf '%s: ' "$name"
+  ask "$name" '{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,'"$(base64 -w0 "$root/data/shapes/$picture")"'"}},{"type":"text","text":"What is in this picture?"}]}],"max_tokens":32,"temperature":0}'
+done
+
+title "6. Evaluate both: $questions questions, 5-shot, 8 at a time, over HTTP"
 for name in bf16 mxfp4; do
   rm -rf "$out/eval-$name"
   run "$quern" eval --model local-chat-completions \
@@ -83,5 +91,5 @@ for name in bf16 mxfp4; do
     "$(curl -sf "${url[$name]}/metrics" | sed -n 's/^quern:shared_steps_total{[^}]*} //p')"
 done
 
-title "6. Compare"
+title "7. Compare"
 run "$quern" compare "$out/eval-bf16" "$out/eval-mxfp4"

@@ -8,6 +8,9 @@
 #include <cstdio>
 #include <iostream>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "command.h"
 #include "model_options.h"
@@ -17,6 +20,8 @@
 
 namespace quern::cli {
 namespace {
+
+constexpr std::string_view kImage = "/image ";
 
 // Ctrl-C during an answer ends that answer only.
 std::atomic<bool> interrupted{false};
@@ -34,17 +39,23 @@ class ChatCommand {
     server::ChatEngineOptions options = model_.resolve();
     options.engine.log_stats = false;
     options.chat.parse_reasoning = true;
+    allow_local_images(options);
     server::ChatEngine engine(std::move(options));
     const bool terminal = ::isatty(STDIN_FILENO) == 1;
-    if (terminal) std::fputs("/reset begins anew, /exit ends\n", stderr);
+    if (terminal) {
+      std::fputs("/image FILE shows a picture with the next text, /reset begins anew, /exit ends\n",
+                 stderr);
+    }
     reset();
     std::string line;
     while (prompt(terminal), std::getline(std::cin, line)) {
       if (line == "/exit" || line == "/quit") return;
       if (line == "/reset") {
         reset();
+      } else if (line.starts_with(kImage)) {
+        images_.push_back(line.substr(kImage.size()));
       } else if (line.starts_with('/')) {
-        std::fprintf(stderr, "unknown command %s (/reset, /exit)\n", line.c_str());
+        std::fprintf(stderr, "unknown command %s (/image FILE, /reset, /exit)\n", line.c_str());
       } else if (!line.empty()) {
         turn(engine.service(), line);
       }
@@ -58,18 +69,20 @@ class ChatCommand {
 
   void reset() {
     messages_ = Json::array();
+    images_.clear();
     if (!system_.empty()) messages_.push_back({{"role", "system"}, {"content", system_}});
   }
 
   // A turn that fails is taken back.
   void turn(server::ChatService& service, const std::string& text) {
-    messages_.push_back({{"role", "user"}, {"content", text}});
+    const std::size_t known = messages_.size();
     server::ChatRequest request;
-    request.messages = messages_;
     sampling_.apply(request);
     interrupted = false;
     const auto before = std::signal(SIGINT, on_interrupt);
     try {
+      messages_.push_back(user_message(text, std::exchange(images_, {})));
+      request.messages = messages_;
       const server::ChatCompletion completion = print_answer(service, request, &interrupted);
       const server::ChatChoice& choice = completion.choices.front();
       Json answer = {{"role", "assistant"}, {"content", choice.content}};
@@ -77,7 +90,7 @@ class ChatCommand {
       messages_.push_back(std::move(answer));
     } catch (const Error& error) {
       std::fprintf(stderr, "%s\n", error.what());
-      messages_.erase(messages_.size() - 1);
+      if (messages_.size() > known) messages_.erase(known);
     }
     std::signal(SIGINT, before);
   }
@@ -87,6 +100,7 @@ class ChatCommand {
   SamplingOptions sampling_;
   std::string system_;
   Json messages_;
+  std::vector<std::string> images_;  // for the next turn
 };
 
 }  // namespace

@@ -1,6 +1,9 @@
 // quern generate DIR -p TEXT: one answer to stdout.
 // Must never print anything else there.
 // Proved by tests/apps/generate_test.cc.
+#include <string>
+#include <vector>
+
 #include "command.h"
 #include "model_options.h"
 #include "quern/base/error.h"
@@ -19,6 +22,10 @@ class GenerateCommand {
     app.add_option("-p,--prompt", prompt_, "The text to answer, or with --raw to continue")
         ->required();
     app.add_option("--system", system_, "System message");
+    app.add_option("--image", images_,
+                   "A picture before the text: a file or a URL; several times for several")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     app.add_flag("--raw", raw_, "No chat template: the model continues the text");
   }
 
@@ -30,11 +37,12 @@ class GenerateCommand {
     options.engine.log_stats = false;
     options.chat.parse_reasoning = !raw_;
     if (raw_) options.chat_template = kRawTemplate;
+    allow_local_images(options);
     server::ChatEngine engine(std::move(options));
     server::ChatRequest request;
     request.messages = Json::array();
     if (!system_.empty()) request.messages.push_back({{"role", "system"}, {"content", system_}});
-    request.messages.push_back({{"role", "user"}, {"content", prompt_}});
+    request.messages.push_back(user_message(prompt_, images_));
     sampling_.apply(request);
     print_answer(engine.service(), request);
   }
@@ -45,6 +53,7 @@ class GenerateCommand {
   SamplingOptions sampling_;
   std::string prompt_;
   std::string system_;
+  std::vector<std::string> images_;
   bool raw_ = false;
 };
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr const char* kOneProcess = "this build runs one process; answers do not depend on it";
 constexpr const char* kOneKernel = "attention has one implementation per device here";
-constexpr const char* kNoImages = "images are not supported by this build yet; ignored";
+constexpr const char* kOneTower = "this build encodes images in one process";
 constexpr const char* kLocal = "models are local directories; nothing is downloaded";
 
 constexpr AcceptedOption kAccepted[] = {
@@ -26,15 +26,11 @@ constexpr AcceptedOption kAccepted[] = {
     {"--enable-expert-parallel", false, kOneProcess},
     {"--distributed-executor-backend", true, kOneProcess},
     {"--attention-backend", true, kOneKernel},
-    {"--mm-encoder-tp-mode", true, kNoImages},
-    {"--mm-encoder-attn-backend", true, kNoImages},
-    {"--limit-mm-per-prompt", true, kNoImages},
-    {"--mm-processor-kwargs", true, kNoImages},
-    {"--mm-processor-cache-gb", true, kNoImages},
-    {"--allowed-local-media-path", true, kNoImages},
-    {"--disable-chunked-mm-input", false, kNoImages},
-    {"--skip-mm-profiling", false, kNoImages},
-    {"--language-model-only", false, "text is all that is loaded"},
+    {"--mm-encoder-tp-mode", true, kOneTower},
+    {"--mm-encoder-attn-backend", true, kOneKernel},
+    {"--mm-processor-cache-gb", true, "pictures are not kept; --max-media-gb bounds those in use"},
+    {"--mm-processor-cache-type", true, "pictures are not kept"},
+    {"--skip-mm-profiling", false, "there is no profiling run"},
     {"--gpu-memory-utilization", true, "the KV cache has its own size here: --kv-cache-gb"},
     {"--enforce-eager", false, "there are no captured graphs"},
     {"--enable-chunked-prefill", false, "prompts are always processed in chunks"},
@@ -88,18 +84,6 @@ int count_option(const std::string& text, const char* option, int otherwise) {
   return static_cast<int>(count);
 }
 
-Json json_option(const std::string& text, const char* option) {
-  if (text.empty()) return nullptr;
-  Json json;
-  try {
-    json = parse_json(text, option);
-  } catch (const Error& error) {
-    throw UsageError("{}", error.what());
-  }
-  if (!json.is_object()) throw UsageError("{}: a JSON object is expected, got {}", option, text);
-  return json;
-}
-
 }  // namespace
 
 ModelOptions::ModelOptions(CLI::App& app) {
@@ -145,6 +129,7 @@ ModelOptions::ModelOptions(CLI::App& app) {
   option("--generation-config", generation_config_, "auto, vllm (none) or a directory");
   option("--override-generation-config", override_generation_config_, "JSON: sampling defaults");
   option("--response-role", response_role_, "Role in answers");
+  media_ = std::make_unique<MediaArguments>(app);
   flag("--disable-log-stats", disable_log_stats_, "No line of throughput every 10 s");
   accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
 }
@@ -189,6 +174,7 @@ server::ChatEngineOptions ModelOptions::resolve() const {
   options.generation_config = generation_config_;
   options.override_generation_config =
       json_option(override_generation_config_, "--override-generation-config");
+  media_->apply(options);
   options.max_queue_len = max_queue_len_;
   options.chat.max_logprobs = max_logprobs_;
   options.chat.parse_reasoning = !reasoning_parser_.empty();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "media_arguments.h"
 #include "options.h"
 #include "quern/base/json.h"
 #include "quern/server/chat_engine.h"
@@ -56,6 +57,7 @@ class ModelOptions {
   std::string generation_config_ = "auto";
   std::string override_generation_config_;
   std::string response_role_ = "assistant";
+  std::unique_ptr<MediaArguments> media_;
   std::unique_ptr<AcceptedOptions> accepted_;
 };
 

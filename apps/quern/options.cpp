@@ -119,6 +119,18 @@ std::int64_t parse_count(const std::string& text, std::string_view option) {
   return static_cast<std::int64_t>(count);
 }
 
+Json json_option(const std::string& text, const char* option) {
+  if (text.empty()) return nullptr;
+  Json json;
+  try {
+    json = parse_json(text, option);
+  } catch (const Error& error) {
+    throw UsageError("{}", error.what());
+  }
+  if (!json.is_object()) throw UsageError("{}: a JSON object is expected, got {}", option, text);
+  return json;
+}
+
 AcceptedOptions::AcceptedOptions(CLI::App& app, const AcceptedOption* begin,
                                  const AcceptedOption* end) {
   for (const AcceptedOption* option = begin; option != end; ++option) {

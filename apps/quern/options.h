@@ -11,6 +11,8 @@
 #include <string>
 #include <string_view>
 
+#include "quern/base/json.h"
+
 namespace quern::cli {
 
 // "--max-model-len" -> "--max-model-len,--max_model_len"; a short name may precede ("-m,--model").
@@ -26,6 +28,9 @@ void refuse_unknown(const CLI::App& app);
 
 // 4096, 1k (1000), 1K (1024), 25.6k, m, M, g, G. Throws UsageError naming the option.
 std::int64_t parse_count(const std::string& text, std::string_view option);
+
+// A JSON object, or null for no text. Throws UsageError naming the option.
+Json json_option(const std::string& text, const char* option);
 
 // An option of a peer that has no meaning here.
 struct AcceptedOption {

@@ -1,15 +1,36 @@
 // See terminal.h.
 #include "terminal.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <utility>
+
+#include "quern/base/error.h"
 
 namespace quern::cli {
 namespace {
 
 constexpr const char* kDim = "\033[2m";
 constexpr const char* kPlain = "\033[0m";
+
+std::string image_url(const std::string& image) {
+  for (const char* scheme : {"data:", "http://", "https://"}) {
+    if (image.starts_with(scheme)) return image;
+  }
+  if (::access(image.c_str(), R_OK) != 0) throw_errno(fmt::format("cannot read '{}'", image));
+  std::string url = "file://";
+  for (const char c : std::filesystem::absolute(image).string()) {
+    if (c == '%' || c == '?' || c == '#') {
+      url += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    } else {
+      url += c;
+    }
+  }
+  return url;
+}
 
 void put(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
@@ -41,6 +62,20 @@ void SamplingOptions::apply(server::ChatRequest& request) const {
   request.repetition_penalty = repetition_penalty_;
   request.seed = request_seed_;
   request.stop = stop_;
+}
+
+Json user_message(const std::string& text, const std::vector<std::string>& images) {
+  if (images.empty()) return {{"role", "user"}, {"content", text}};
+  Json parts = Json::array();
+  for (const std::string& image : images) {
+    parts.push_back({{"type", "image_url"}, {"image_url", {{"url", image_url(image)}}}});
+  }
+  parts.push_back({{"type", "text"}, {"text", text}});
+  return {{"role", "user"}, {"content", std::move(parts)}};
+}
+
+void allow_local_images(server::ChatEngineOptions& options) {
+  if (options.media.allowed_local_media_path.empty()) options.media.allowed_local_media_path = "/";
 }
 
 server::ChatCompletion print_answer(server::ChatService& service,

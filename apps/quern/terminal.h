@@ -5,9 +5,11 @@
 #include <atomic>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "options.h"
 #include "quern/base/json.h"
+#include "quern/server/chat_engine.h"
 #include "quern/server/chat_request.h"
 #include "quern/server/chat_service.h"
 
@@ -28,6 +30,12 @@ class SamplingOptions {
   std::optional<std::int64_t> request_seed_;
   std::vector<std::string> stop_;
 };
+
+// A user's message: pictures (files, or URLs of http, https or data), then the text. Throws Error
+// that names a file which cannot be read.
+Json user_message(const std::string& text, const std::vector<std::string>& images);
+// What user_message() needs: this process may read what its user may read.
+void allow_local_images(server::ChatEngineOptions& options);
 
 // Streams one answer: reasoning dimmed on a terminal (and to stdout only there), content, then tool
 // calls as JSON lines. Ends early when `stop` becomes true.

@@ -76,7 +76,7 @@ TEST(Demo, TableFollowsTheWeights) {
       "status=none; ");
   ASSERT_EQ(broken.status, 0) << broken.output;
   const auto table = [](const std::string& output) {
-    return output.substr(std::min(output.find("== 6. Compare"), output.size()));
+    return output.substr(std::min(output.find("== 7. Compare"), output.size()));
   };
   const auto row = [&](const std::string& output) {
     const std::string text = table(output);

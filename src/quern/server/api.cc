@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "quern/server/media_loader.h"
 #include "quern/server/routes.h"
 
 namespace quern::server {
@@ -80,7 +81,12 @@ struct Api::Impl {
 Api::Api(ChatService& service, ApiOptions options)
     : impl_(std::make_unique<Impl>(service, std::move(options))) {}
 
-Api::~Api() { impl_->context.pool.join(); }
+Api::~Api() {
+  ApiContext& context = impl_->context;
+  if (context.service.media() != nullptr) context.service.media()->stop();
+  context.pool.join();
+  context.image_pool.join();
+}
 
 asio::awaitable<void> Api::handle(HttpExchange& exchange) { return impl_->handle(exchange); }
 

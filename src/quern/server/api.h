@@ -23,6 +23,7 @@ struct ApiOptions {
   ChatWriterOptions writer;
   bool force_include_usage = false;
   int preparing_threads = 2;
+  int image_threads = 2;  // that decode pictures
 };
 
 // `service` outlives it.

@@ -24,6 +24,7 @@ struct ChatPlan {
   int n = 1;
 
   std::vector<std::int32_t> prompt;
+  std::vector<engine::ImageInput> images;
   engine::SamplingParams sampling;
   engine::ReasoningFormat reasoning;
   std::string cache_salt;

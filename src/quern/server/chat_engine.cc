@@ -15,6 +15,10 @@ namespace quern::server {
 namespace {
 
 constexpr std::size_t kMaxTemplateBytes = 4 << 20;
+// Of MiniMax-M3's tokenizer: vLLM models/minimax_m3/common/mm_preprocess.py.
+constexpr const char* kImagePlaceholder = "]<]image[>[";
+constexpr const char* kImageStart = "]<]start of image[>[";
+constexpr const char* kImageEnd = "]<]end of image[>[";
 
 // vLLM: text with a template's braces or a line break is a template, everything else a path.
 ChatTemplate load_template(const ChatEngineOptions& options) {
@@ -70,9 +74,46 @@ void log_defaults(const GenerationConfig& config) {
   if (!text.empty()) spdlog::info("sampling defaults:{}", text);
 }
 
+// The options that decide the patches of a picture; sizes and constants are the checkpoint's.
+std::string image_text(const vision::VisionPreprocessConfig* config) {
+  if (config == nullptr) return "none";
+  const auto background = config->decode.background.value_or(std::array<std::uint8_t, 3>{});
+  return fmt::format("{} {} {} {}", config->min_pixels, config->max_pixels,
+                     config->decode.background.has_value(), fmt::join(background, ","));
+}
+
 std::string hash_text(const std::string& text) {
   const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
   return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+// What the service needs to take images; null when the engine has no tower or none are wanted.
+std::shared_ptr<const ImageInputs> image_inputs(const ChatEngineOptions& options,
+                                                const engine::Engine& engine,
+                                                std::shared_ptr<MemoryBudget> budget) {
+  if (engine.image_config() == nullptr || options.max_images == 0) return nullptr;
+  const Tokenizer& tokenizer = engine.tokenizer();
+  const auto token = [&](std::string_view text) {
+    const auto id = tokenizer.token_id(text);
+    if (!id) throw Error("tokenizer.json has no token '{}', which images need", text);
+    return *id;
+  };
+  ImageInputOptions images;
+  images.config = *engine.image_config();
+  images.limits.max_bytes = options.media.max_item_bytes;
+  images.placeholder = kImagePlaceholder;
+  images.image_token = token(kImagePlaceholder);
+  images.start_token = token(kImageStart);
+  images.end_token = token(kImageEnd);
+  const auto& named = engine.config().image_token_index;
+  if (named && *named != images.image_token) {
+    throw Error("config.json: image_token_index is {}, but '{}' is token {} of tokenizer.json",
+                *named, kImagePlaceholder, images.image_token);
+  }
+  images.max_images = options.max_images;
+  images.max_model_len = engine.max_model_len();
+  images.budget = std::move(budget);
+  return std::make_shared<const ImageInputs>(std::move(images));
 }
 
 // Everything besides a request that can change an answer. Batch sizes, threads and caches do not.
@@ -82,12 +123,13 @@ std::string fingerprint_of(const ChatEngineOptions& options, const engine::Engin
   const auto text = [](const auto& value) { return value ? fmt::format("{}", *value) : "-"; };
   return hash_text(fmt::format(
       "{}|moe={}|template={}|kwargs={}|reasoning={}|tools={}|stop_in_reasoning={}|len={}|"
-      "{} {} {} {} {} {}|seed={}",
+      "{} {} {} {} {} {}|seed={}|images={}",
       engine.checkpoint().content_hash(), static_cast<int>(options.engine.moe_backend),
       options.chat_template, chat.default_chat_template_kwargs.dump(), chat.parse_reasoning,
       chat.parse_tools, chat.stop_in_reasoning, chat.max_model_len, text(defaults.temperature),
       text(defaults.top_p), text(defaults.top_k), text(defaults.min_p),
-      text(defaults.repetition_penalty), text(defaults.max_new_tokens), options.engine.seed));
+      text(defaults.repetition_penalty), text(defaults.max_new_tokens), options.engine.seed,
+      image_text(engine.image_config())));
 }
 
 }  // namespace
@@ -105,6 +147,9 @@ ChatEngine::ChatEngine(ChatEngineOptions options) {
   chat.max_model_len = engine_->max_model_len();
   chat.vocab_size = engine_->tokenizer().vocab_size();
   chat.max_in_flight = options.engine.max_num_seqs + options.max_queue_len;
+  const auto budget = std::make_shared<MemoryBudget>(options.max_media_bytes);
+  chat.images = image_inputs(options, *engine_, budget);
+  if (chat.images) chat.media = std::make_shared<MediaLoader>(options.media, budget);
   chat.defaults = sampling_defaults(options, *engine_);
   log_defaults(chat.defaults);
   fingerprint_ = fingerprint_of(options, *engine_, chat);

@@ -21,7 +21,11 @@ struct ChatEngineOptions {
   Json override_generation_config;         // object or null
   // What the service is asked to do; the model's own facts are filled in.
   ChatServiceOptions chat;
-  int max_queue_len = 4096;  // waiting generations beyond those that run
+  MediaOptions media;
+  int max_images = 999;  // of one prompt
+  std::size_t max_media_bytes = 4ULL
+                                << 30;  // pictures of all live requests, encoded and as patches
+  int max_queue_len = 4096;             // waiting generations beyond those that run
 };
 
 class ChatEngine {

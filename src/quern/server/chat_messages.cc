@@ -8,6 +8,7 @@
 
 #include "quern/server/api_error.h"
 #include "quern/server/chat_request.h"
+#include "quern/server/media_parts.h"
 
 namespace quern::server {
 namespace {
@@ -25,40 +26,48 @@ struct Place {
   }
 };
 
-// The text of a part; empty parts of other kinds are refused.
+// The text of a part; parts of other kinds are refused.
 std::string part_text(const Json& part, const Place& place) {
   if (part.is_string()) return part.get<std::string>();
   if (!part.is_object()) place.fail("a content part must be an object or a string");
   const auto type = part.find("type");
   std::string kind = type != part.end() && type->is_string() ? type->get<std::string>() : "";
-  if (kind.empty() && part.contains("text")) kind = "text";
-  if (kind == "text" || kind == "refusal" || kind == "thinking") {
-    const auto text = part.find(kind);
-    if (text == part.end() || !text->is_string()) {
-      place.fail("a content part of type '{}' needs a string `{}`", kind, kind);
-    }
-    return text->get<std::string>();
+  if (part_kind(part) != PartKind::kText) {
+    place.fail("content parts of type {} are not supported.", python_repr(kind, 64));
   }
-  if (kind == "image_url" || kind == "image" || kind == "image_embeds" || kind == "input_image") {
-    place.fail("images are not supported by this build yet.");
+  if (kind.empty()) kind = "text";
+  const auto text = part.find(kind);
+  if (text == part.end() || !text->is_string()) {
+    place.fail("a content part of type '{}' needs a string `{}`", kind, kind);
   }
-  place.fail("content parts of type {} are not supported.", python_repr(kind, 64));
+  return text->get<std::string>();
 }
 
-Json content_of(const Json& message, ContentFormat format, const Place& place) {
+Json content_of(const Json& message, ContentFormat format, std::string_view image_placeholder,
+                const Place& place) {
   const auto content = message.find("content");
   if (content == message.end() || content->is_null()) return nullptr;
   Json parts = Json::array();
   std::string joined;
-  const auto add = [&](std::string text) {
+  const auto join = [&](std::string_view text) {
     if (!parts.empty()) joined += '\n';
     joined += text;
+  };
+  const auto add = [&](std::string text) {
+    join(text);
     parts.push_back({{"type", "text"}, {"text", std::move(text)}});
   };
   if (content->is_string()) {
     add(content->get<std::string>());
   } else if (content->is_array()) {
-    for (const Json& part : *content) add(part_text(part, place));
+    for (const Json& part : *content) {
+      if (part_kind(part) == PartKind::kImage) {
+        join(image_placeholder);
+        parts.push_back({{"type", "image"}});
+      } else {
+        add(part_text(part, place));
+      }
+    }
   } else {
     place.fail("`content` must be a string, a list of parts or null");
   }
@@ -100,8 +109,10 @@ Json tool_calls_of(const Json& calls, const Place& place) {
   return result;
 }
 
-Json template_message(const Json& message, ContentFormat format, const Place& place) {
-  Json result = {{"role", message["role"]}, {"content", content_of(message, format, place)}};
+Json template_message(const Json& message, ContentFormat format, std::string_view image_placeholder,
+                      const Place& place) {
+  Json result = {{"role", message["role"]},
+                 {"content", content_of(message, format, image_placeholder, place)}};
   if (const auto name = message.find("name"); name != message.end() && name->is_string()) {
     result["name"] = *name;
   }
@@ -129,10 +140,11 @@ Json template_message(const Json& message, ContentFormat format, const Place& pl
 
 }  // namespace
 
-Json template_messages(const Json& messages, ContentFormat format) {
+Json template_messages(const Json& messages, ContentFormat format,
+                       std::string_view image_placeholder) {
   Json result = Json::array();
   for (std::size_t i = 0; i < messages.size(); ++i) {
-    result.push_back(template_message(messages[i], format, Place{i}));
+    result.push_back(template_message(messages[i], format, image_placeholder, Place{i}));
   }
   return result;
 }

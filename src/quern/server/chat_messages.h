@@ -3,15 +3,18 @@
 // object). Proved by tests/server/chat_messages_test.cc.
 #pragma once
 
+#include <string_view>
+
 #include "quern/base/json.h"
 #include "quern/text/chat_template.h"
 
 namespace quern::server {
 
 // Rules of vLLM entrypoints/chat_utils.py: text parts are joined with newlines for a template that
-// wants strings, else content is a list of parts; reasoning stands under `reasoning` and
-// `reasoning_content`; arguments of tool calls are objects. Throws ApiError (400) naming the
-// message.
-Json template_messages(const Json& messages, ContentFormat format);
+// wants strings, an image being `image_placeholder` there, else content is a list of parts;
+// reasoning stands under `reasoning` and `reasoning_content`; arguments of tool calls are objects.
+// Throws ApiError (400) naming the message.
+Json template_messages(const Json& messages, ContentFormat format,
+                       std::string_view image_placeholder = {});
 
 }  // namespace quern::server

@@ -4,6 +4,7 @@
 #include <boost/asio/this_coro.hpp>
 #include <utility>
 
+#include "quern/server/chat_preparation.h"
 #include "quern/server/chat_request.h"
 #include "quern/server/running_answer.h"
 
@@ -64,11 +65,9 @@ asio::awaitable<void> answer_stream(ApiContext& api, HttpExchange& exchange, con
 
 asio::awaitable<void> chat(ApiContext& api, HttpExchange& exchange) {
   check_content_type(exchange.request());
-  const ChatPlan plan = co_await api.on_pool([&api, &body = exchange.request().body] {
-    ChatPlan made = api.service.plan(parse_chat_request(body));
-    if (api.options.force_include_usage) made.include_usage = true;
-    return made;
-  });
+  ChatPlan plan = co_await prepare_chat(
+      api, [&body = exchange.request().body] { return parse_chat_request(body); });
+  if (api.options.force_include_usage) plan.include_usage = true;
   RunningAnswer running(api, exchange, plan, co_await asio::this_coro::executor);
   if (plan.stream) {
     co_await answer_stream(api, exchange, plan, running);

@@ -13,6 +13,7 @@
 
 #include "quern/server/api_error.h"
 #include "quern/server/chat_messages.h"
+#include "quern/server/media_parts.h"
 
 namespace quern::server {
 namespace {
@@ -41,7 +42,9 @@ std::string last_content(const Json& messages) {
   const Json& content = messages.back()["content"];
   if (content.is_string()) return content.get<std::string>();
   if (content.is_array()) {
-    for (const Json& part : content) text += part["text"].get_ref<const std::string&>();
+    for (const Json& part : content) {
+      if (part.contains("text")) text += part["text"].get_ref<const std::string&>();
+    }
   }
   return text;
 }
@@ -87,7 +90,34 @@ ChatService::ChatService(const Tokenizer& tokenizer, ChatTemplate chat_template,
   QUERN_CHECK(!options_.model_names.empty() && options_.max_model_len > 0);
 }
 
-ChatPlan ChatService::plan(const ChatRequest& request) const {
+std::vector<std::string> ChatService::take_media_urls(ChatRequest& request) const {
+  const auto check = [&](PartKind kind, const char* name, int limit) {
+    const int count = count_parts(request.messages, kind);
+    if (count <= limit) return;
+    throw parameter_error(
+        fmt::format("At most {} {}(s) may be provided in one prompt.{}", limit, name,
+                    limit > 0 ? " Set `--limit-mm-per-prompt` to increase this limit." : ""),
+        name, count);
+  };
+  check(PartKind::kVideo, "video", 0);
+  check(PartKind::kImage, "image", options_.images ? options_.images->options().max_images : 0);
+  return take_image_urls(request.messages);
+}
+
+// Tokens, with placeholders expanded for the images.
+void ChatService::set_prompt(const std::string& text, std::vector<Media> media,
+                             ChatPlan& plan) const {
+  try {
+    plan.prompt = tokenizer_.encode(text);
+  } catch (const Error& error) {
+    throw ApiError(400, error.what());
+  }
+  if (media.empty()) return;
+  plan.images = options_.images->prepare(std::move(media));
+  options_.images->expand(plan.prompt, plan.images);
+}
+
+ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media) const {
   check_model(request);
   ChatPlan plan;
   plan.id = "chatcmpl-" + (request.request_id.empty() ? random_id() : request.request_id);
@@ -99,16 +129,21 @@ ChatPlan ChatService::plan(const ChatRequest& request) const {
   const Json kwargs = template_kwargs(request);
   const bool render_tools = request.tools.is_array() &&
                             !(choice == "none" && options_.exclude_tools_when_tool_choice_none);
-  const Json messages = template_messages(request.messages, template_.content_format());
+  if (static_cast<std::size_t>(count_parts(request.messages, PartKind::kImage)) != media.size()) {
+    throw ApiError(501, "Images are not supported here.");
+  }
+  const Json messages =
+      template_messages(request.messages, template_.content_format(),
+                        options_.images ? options_.images->options().placeholder : "");
   std::string prompt;
   try {
     prompt =
         template_.render(messages, render_tools ? request.tools : Json(nullptr),
                          {request.add_generation_prompt, request.continue_final_message}, kwargs);
-    plan.prompt = tokenizer_.encode(prompt);
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
+  set_prompt(prompt, std::move(media), plan);
   if (request.echo && request.continue_final_message) plan.echo = last_content(messages);
 
   plan.sampling = sampling(request);
@@ -268,6 +303,7 @@ void ChatService::start(const ChatPlan& plan, Sink sink) {
     engine::GenerationRequest request;
     request.id = generation_id(plan, choice);
     request.prompt = plan.prompt;
+    request.images = plan.images;
     request.sampling = plan.sampling;
     if (request.sampling.seed) *request.sampling.seed += choice;
     request.reasoning = plan.reasoning;
@@ -296,7 +332,11 @@ void ChatService::cancel(const ChatPlan& plan) {
 ChatCompletion ChatService::complete(const ChatRequest& request,
                                      const std::function<void(const ChatDelta&)>& on_delta,
                                      const std::atomic<bool>* stop) {
-  const ChatPlan plan = this->plan(request);
+  ChatRequest own = request;
+  std::vector<std::string> urls = take_media_urls(own);
+  std::vector<Media> media;
+  if (!urls.empty()) media = options_.media->load(std::move(urls));
+  const ChatPlan plan = this->plan(own, std::move(media));
   const auto inbox = std::make_shared<Inbox>();
   start(plan, [inbox](int choice, engine::Output output) {
     {

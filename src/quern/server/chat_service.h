@@ -16,6 +16,8 @@
 #include "quern/server/chat_answer.h"
 #include "quern/server/chat_request.h"
 #include "quern/server/generator.h"
+#include "quern/server/image_inputs.h"
+#include "quern/server/media_loader.h"
 #include "quern/text/chat_template.h"
 #include "quern/text/tokenizer.h"
 
@@ -35,6 +37,8 @@ struct ChatServiceOptions {
   Json default_chat_template_kwargs;  // object or null
   GenerationConfig defaults;          // sampling defaults of the checkpoint or the operator
   std::string response_role = "assistant";
+  std::shared_ptr<const ImageInputs> images;  // null: requests with images are refused
+  std::shared_ptr<MediaLoader> media;         // what brings them in; with `images`
   int max_in_flight = 4096;  // generations running and waiting; more are refused with 429
 };
 
@@ -48,8 +52,14 @@ class ChatService {
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Generator& generator() { return generator_; }
 
-  // Renders, tokenizes and checks; takes time in the length of the prompt. Throws ApiError.
-  ChatPlan plan(const ChatRequest& request) const;
+  MediaLoader* media() const { return options_.media.get(); }
+
+  // The URLs of the request's images, to be loaded for plan(); they leave the request. Throws
+  // ApiError when there are more than allowed.
+  std::vector<std::string> take_media_urls(ChatRequest& request) const;
+  // Renders, tokenizes and checks; takes time in the length of the prompt and for each image.
+  // `media`: what the request's URLs led to. Throws ApiError.
+  ChatPlan plan(const ChatRequest& request, std::vector<Media> media = {}) const;
 
   // Starts the plan's generations. `sink` is called on the engine's thread, in order for each
   // choice, the last time with finish_reason set; it must not block. Throws ApiError, and then has
@@ -59,7 +69,8 @@ class ChatService {
   // Ends what still runs of the plan; `sink` is called with kAbort.
   void cancel(const ChatPlan& plan);
 
-  // All of the above, waiting for the end; `on_delta` sees each delta. Throws ApiError. Setting
+  // All of the above, media included, waiting for the end; `on_delta` sees each delta. Throws
+  // ApiError. Setting
   // `*stop` ends the answer early (finish_reason "abort").
   ChatCompletion complete(const ChatRequest& request,
                           const std::function<void(const ChatDelta&)>& on_delta = {},
@@ -68,6 +79,7 @@ class ChatService {
   int in_flight() const { return in_flight_->load(); }
 
  private:
+  void set_prompt(const std::string& text, std::vector<Media> media, ChatPlan& plan) const;
   void check_model(const ChatRequest& request) const;
   Json template_kwargs(const ChatRequest& request) const;
   // "auto", "none", "required" or "named".

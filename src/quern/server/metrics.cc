@@ -145,6 +145,13 @@ std::string Metrics::text(const engine::EngineStats& stats) const {
       number(stats.prefix_cache_queries));
   add(kCounter, "vllm:prefix_cache_hits_total", "Prefix cache hits, in tokens.",
       number(stats.prefix_cache_hits));
+  add(kCounter, "vllm:mm_cache_queries_total",
+      "Multi-modal cache queries, in terms of number of queried items.",
+      number(stats.mm_cache_queries));
+  add(kCounter, "vllm:mm_cache_hits_total",
+      "Multi-modal cache hits, in terms of number of cached items.", number(stats.mm_cache_hits));
+  add(kCounter, "quern:images_encoded_total", "Images that the vision tower has encoded.",
+      number(stats.images_encoded));
   add(kCounter, "quern:steps_total", "Steps of the engine.", number(stats.steps));
   add(kCounter, "quern:shared_steps_total", "Steps that carried more than one request.",
       number(stats.shared_steps));

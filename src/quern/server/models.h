@@ -18,6 +18,7 @@ struct ModelListing {
   int max_model_len = 0;
   bool tools = false;
   bool reasoning = false;
+  bool images = false;
   std::int64_t created = 0;
 };
 

@@ -21,7 +21,8 @@ ApiContext::ApiContext(ChatService& chat_service, ApiOptions api_options)
       metrics(std::make_shared<Metrics>(service.options().model_names.front(),
                                         service.options().max_model_len)),
       created(unix_time()),
-      pool(static_cast<std::size_t>(std::max(1, options.preparing_threads))) {}
+      pool(static_cast<std::size_t>(std::max(1, options.preparing_threads))),
+      image_pool(static_cast<std::size_t>(std::max(1, options.image_threads))) {}
 
 HttpResponse json_response(int status, const Json& json) {
   HttpResponse response;

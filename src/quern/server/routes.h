@@ -29,16 +29,30 @@ struct ApiContext {
   // that goes before the context does, but for what the waiting coroutine holds.
   template <typename Work, typename Result = std::invoke_result_t<Work>>
   boost::asio::awaitable<Result> on_pool(Work work) {
-    auto run = [](Work job) -> boost::asio::awaitable<Result> { co_return job(); };
-    co_return co_await boost::asio::co_spawn(pool, run(std::move(work)),
-                                             boost::asio::use_awaitable);
+    return on_pool(pool, std::move(work));
+  }
+
+  // The same for work that decodes pictures, which may take long.
+  template <typename Work, typename Result = std::invoke_result_t<Work>>
+  boost::asio::awaitable<Result> on_image_pool(Work work) {
+    return on_pool(image_pool, std::move(work));
   }
 
   ChatService& service;
   ApiOptions options;
   std::shared_ptr<Metrics> metrics;
-  std::int64_t created;           // Unix time of the start
-  boost::asio::thread_pool pool;  // last: joined before what its work uses goes away
+  std::int64_t created;  // Unix time of the start
+  // Last: joined before what their work uses goes away.
+  boost::asio::thread_pool pool;
+  boost::asio::thread_pool image_pool;
+
+ private:
+  template <typename Work, typename Result = std::invoke_result_t<Work>>
+  static boost::asio::awaitable<Result> on_pool(boost::asio::thread_pool& where, Work work) {
+    auto run = [](Work job) -> boost::asio::awaitable<Result> { co_return job(); };
+    co_return co_await boost::asio::co_spawn(where, run(std::move(work)),
+                                             boost::asio::use_awaitable);
+  }
 };
 
 // Answers one request. An ApiError that it throws before it has answered becomes the error's body.

@@ -34,9 +34,9 @@ asio::awaitable<void> metrics(ApiContext& api, HttpExchange& exchange) {
 
 asio::awaitable<void> models(ApiContext& api, HttpExchange& exchange) {
   const ChatServiceOptions& chat = api.service.options();
-  const ModelListing listing{chat.model_names,   api.options.root, api.options.fingerprint,
-                             chat.max_model_len, chat.parse_tools, chat.parse_reasoning,
-                             api.created};
+  const ModelListing listing{chat.model_names,       api.options.root, api.options.fingerprint,
+                             chat.max_model_len,     chat.parse_tools, chat.parse_reasoning,
+                             chat.images != nullptr, api.created};
   HttpResponse response = json_response(200, models_json(listing));
   co_await exchange.respond(std::move(response));
 }

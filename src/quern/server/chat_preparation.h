@@ -1,0 +1,19 @@
+// From a chat request to a plan, for every route that takes messages.
+// Must never hold a thread while media are on their way, nor let pictures delay requests without.
+// Proved by tests/server/image_api_test.cc.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <functional>
+
+#include "quern/server/chat_answer.h"
+#include "quern/server/chat_request.h"
+#include "quern/server/routes.h"
+
+namespace quern::server {
+
+// `read` makes the request (on the pool; what it refers to is held by the waiting coroutine). The
+// media of the messages are loaded, then the plan is made. Throws ApiError.
+boost::asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, std::function<ChatRequest()> read);
+
+}  // namespace quern::server
