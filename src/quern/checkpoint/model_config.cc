@@ -334,4 +334,25 @@ void check_supported(const ModelConfig& config) {
   }
 }
 
+void check_vision_supported(const ModelConfig& config) {
+  if (!config.vision_config) throw Error("config.json: vision_config is missing");
+  const auto require = [](bool supported, std::string_view key, const auto& value) {
+    if (!supported) throw Error("config.json: {}: {} is not supported", key, value);
+  };
+  const VisionConfig& vision = *config.vision_config;
+  const std::string& method = vision.img_token_compression_config.image_token_compression_method;
+  require(vision.hidden_act == "gelu", "vision_config.hidden_act", vision.hidden_act);
+  require(vision.position_embedding_type == "rope", "vision_config.position_embedding_type",
+          vision.position_embedding_type);
+  require(vision.rope_mode == "3d", "vision_config.rope_mode", vision.rope_mode);
+  require(vision.num_channels == 3, "vision_config.num_channels", vision.num_channels);
+  require(method == "patch_merge",
+          "vision_config.img_token_compression_config.image_token_compression_method", method);
+  require(config.projector_hidden_act == "gelu", "projector_hidden_act",
+          config.projector_hidden_act);
+  require(config.vision_feature_layer == -1, "vision_feature_layer", config.vision_feature_layer);
+  require(config.vision_feature_select_strategy == "full", "vision_feature_select_strategy",
+          config.vision_feature_select_strategy);
+}
+
 }  // namespace quern

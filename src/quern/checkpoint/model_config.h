@@ -162,6 +162,9 @@ ModelConfig parse_model_config(const Json& json);
 // MiniMax-M3 implementation do not cover. Sizes are never refused.
 void check_supported(const ModelConfig& config);
 
+// The same for the vision tower; a configuration without vision_config is refused.
+void check_vision_supported(const ModelConfig& config);
+
 // generation_config.json: sampling defaults of the checkpoint. Absent keys stay empty.
 struct GenerationConfig {
   std::optional<bool> do_sample;

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "quern/base/error.h"
+#include "quern/checkpoint/inspect.h"
 
 namespace quern {
 namespace {
@@ -152,6 +153,12 @@ class Walk {
   Emit emit_;
 };
 
+bool belongs_to_vision(std::string_view tensor) {
+  const ModelPart part = part_of(tensor);
+  return part == ModelPart::kVisionTower || part == ModelPart::kProjector ||
+         part == ModelPart::kMerger;
+}
+
 bool fits(ExpectedTensor::Kind kind, DType dtype) {
   switch (kind) {
     case ExpectedTensor::Kind::kFloat:
@@ -205,7 +212,8 @@ void validate_tensors(const ModelConfig& config, const Checkpoint& checkpoint) {
       expected.insert(std::move(tensor.name));
     }).run();
     for (const Checkpoint::Tensor& tensor : checkpoint.tensors()) {
-      const bool ignored = tensor.name.find("mtp.") != std::string_view::npos;
+      const bool ignored = tensor.name.find("mtp.") != std::string_view::npos ||
+                           (!config.vision_config && belongs_to_vision(tensor.name));
       if (!ignored && !expected.contains(std::string(tensor.name))) {
         throw Error("tensor '{}' ({} {}) is not one that config.json promises", tensor.name,
                     dtype_name(tensor.view.dtype), shape_text(tensor.view.shape));

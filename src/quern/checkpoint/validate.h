@@ -23,7 +23,8 @@ struct ExpectedTensor {
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
 
 // Throws an Error naming tensor, found and expected when one is absent, has another shape or dtype,
-// or is not expected at all. Tensors with "mtp." in their name are ignored.
+// or is not expected at all. Tensors with "mtp." in their name are ignored, without a vision_config
+// also those of the vision part.
 void validate_tensors(const ModelConfig& config, const Checkpoint& checkpoint);
 
 }  // namespace quern

@@ -59,13 +59,18 @@ class Weight {
 };
 using WeightHandle = std::unique_ptr<const Weight>;
 
-// Activations [rows, cols] in device memory owned by the back end, in its own element type.
+// Activations [rows, cols] in device memory owned by the back end, in its own element type; rows
+// lie one behind the other.
 struct Matrix {
   void* data = nullptr;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
 
   Matrix first_rows(std::int64_t count) const { return {data, count, cols}; }
+  // The same memory in another shape that it has room for.
+  Matrix view(std::int64_t new_rows, std::int64_t new_cols) const {
+    return {data, new_rows, new_cols};
+  }
 };
 
 // The keys and values of all layers in blocks of 128 tokens, and per sparse layer the indexer's
@@ -163,6 +168,8 @@ struct BlockSelection {
   std::int32_t* blocks = nullptr;  // device, [tokens, num_kv_heads, topk_blocks]
 };
 
+class VisionBackend;
+
 // One device. Not thread-safe: one thread drives it. Tokens of all Matrix arguments of a call are
 // those of the last begin_step(). Outputs never alias inputs unless a parameter says so.
 class Backend {
@@ -229,6 +236,9 @@ class Backend {
   // Rows from host memory, from `row` on, in the back end's precision; values.size() is a multiple
   // of matrix.cols.
   virtual void write(Matrix matrix, std::int64_t row, std::span<const float> values) = 0;
+
+  // The operations of the vision tower (vision_backend.h); lives as long as the back end.
+  virtual VisionBackend& vision() = 0;
 
   // Copies for tests, traces and tools; not part of a step.
   virtual void read(Matrix matrix, std::int64_t row, std::span<float> values) = 0;

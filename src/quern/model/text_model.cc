@@ -7,70 +7,20 @@
 
 #include "quern/base/error.h"
 #include "quern/checkpoint/validate.h"
+#include "quern/model/binder.h"
+#include "quern/model/vision_tower.h"
 
 namespace quern::model {
 namespace {
 
 using kernels::Matrix;
-using kernels::WeightFormat;
 using kernels::WeightHandle;
-
-// Looks a module's tensors up and binds them in the format that the checkpoint's quantization says.
-class Binder {
- public:
-  Binder(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend)
-      : checkpoint_(checkpoint), config_(config), backend_(backend) {}
-
-  // MODULE.weight (and MODULE.weight_scale).
-  WeightHandle module(const std::string& name) const {
-    const auto scheme =
-        config_.quantization_config ? config_.quantization_config->scheme_for(name) : std::nullopt;
-    if (!scheme) return tensor(name + ".weight");
-    const bool activations = scheme->activation == MxScheme::Activation::kDynamicMxfp4;
-    const TensorView& weight = checkpoint_.get(name + ".weight");
-    if (weight.shape.size() != 2 || weight.shape[1] % 16 != 0) {
-      throw Error("tensor '{}.weight': MXFP4 needs [out, in/2] with in a multiple of 32, found {}",
-                  name, shape_text(weight.shape));
-    }
-    return backend_.bind({activations ? WeightFormat::kMxfp4 : WeightFormat::kMxfp4WeightOnly,
-                          weight, checkpoint_.get(name + ".weight_scale")});
-  }
-
-  // A tensor that is stored as it is used.
-  WeightHandle tensor(const std::string& name) const {
-    const TensorView& view = checkpoint_.get(name);
-    switch (view.dtype) {
-      case DType::kBF16:
-        return backend_.bind({WeightFormat::kBF16, view, {}});
-      case DType::kF32:
-        return backend_.bind({WeightFormat::kF32, view, {}});
-      default:
-        throw Error("tensor '{}' is {}; this model runs with BF16 or F32 there", name,
-                    dtype_name(view.dtype));
-    }
-  }
-
-  WeightHandle f32_tensor(const std::string& name) const {
-    const TensorView& view = checkpoint_.get(name);
-    if (view.dtype != DType::kF32)
-      throw Error("tensor '{}' is {}, expected F32", name, dtype_name(view.dtype));
-    return tensor(name);
-  }
-
- private:
-  const Checkpoint& checkpoint_;
-  const ModelConfig& config_;
-  kernels::Backend& backend_;
-};
 
 // Checks every tensor that config.json promises; a checkpoint without a vision tower serves text
 // alone.
 void validate(const Checkpoint& checkpoint, const ModelConfig& config) {
   ModelConfig promised = config;
-  const bool has_vision =
-      std::any_of(checkpoint.tensors().begin(), checkpoint.tensors().end(),
-                  [](const auto& tensor) { return tensor.name.starts_with("vision_tower."); });
-  if (!has_vision) promised.vision_config.reset();
+  if (!VisionTower::present(checkpoint, config)) promised.vision_config.reset();
   validate_tensors(promised, checkpoint);
 }
 

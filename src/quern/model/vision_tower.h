@@ -16,14 +16,19 @@
 namespace quern::model {
 
 struct VisionLimits {
-  // Of one pass, hence of one picture (2,304 is 672 x 672); fixes the tower's memory.
+  // Of one pass (2,304 is a picture of 672 x 672); fixes the tower's memory. A picture has to fit
+  // in one, of a video each segment (vision_segment_max_frames temporal steps).
   std::int64_t max_patches = 2304;
 };
 
 // Not thread-safe: driven by the thread that drives the back end. A server without images makes
-// none, and nothing of it is mapped or checked (--language-model-only).
+// none and resets ModelConfig::vision_config: nothing of the tower is then bound or checked
+// (--language-model-only).
 class VisionTower {
  public:
+  // Whether the checkpoint has one: a text-only copy may keep the vision_config.
+  static bool present(const Checkpoint& checkpoint, const ModelConfig& config);
+
   // Binds every tensor; an absent or unfit one is an Error that names it, as is a configuration
   // without vision_config. `checkpoint` and `backend` outlive the tower.
   VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend,
@@ -31,13 +36,11 @@ class VisionTower {
   ~VisionTower();
 
   int hidden_size() const;  // of a feature row: the language model's
-  // Bytes that the tower's activations take (lazily touched).
-  std::int64_t workspace_bytes() const;
 
   // features [sum of num_tokens, hidden_size], the images one behind the other. Host memory, so
   // that a cache of features is ordinary memory on every device; the values are those of the back
   // end's activations (BF16 in float). They go to TextModel::forward() as SequenceChunk::features.
-  // The patches fit the tower's config (an Error otherwise) and no image has more than max_patches.
+  // Patches that do not fit the tower or its limits are an Error.
   void encode(std::span<const vision::ImagePatches* const> images, std::span<float> features);
 
  private:

@@ -43,6 +43,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
     : HostBackend(true),
       options_(options),
       team_(options.num_threads),
+      vision_(team_),
       workers_(static_cast<std::size_t>(team_.size())) {}
 
 WeightHandle CpuBackend::bind(const WeightSource& source) {

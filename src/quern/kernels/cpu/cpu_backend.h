@@ -1,13 +1,14 @@
 // The CPU back end: one object, its operations spread over one file a subject (cpu_backend.cc:
-// embedding, norms, linear; cpu_attention.cc; cpu_moe.cc). Must never let a result depend on the
-// number of threads, the batch or the cut of a prompt into chunks. Proved by
-// tests/kernels/parity_test.cc (against kernels/reference).
+// embedding, norms, linear; cpu_attention.cc; cpu_moe.cc; the vision tower's in CpuVision). Must
+// never let a result depend on the number of threads, the batch or the cut of a prompt into chunks.
+// Proved by tests/kernels/parity_test.cc (against kernels/reference).
 #pragma once
 
 #include <vector>
 
 #include "quern/base/thread_team.h"
 #include "quern/kernels/cpu/cpu_linear.h"
+#include "quern/kernels/cpu/cpu_vision.h"
 #include "quern/kernels/factory.h"
 #include "quern/kernels/host_memory.h"
 
@@ -36,6 +37,7 @@ class CpuBackend final : public HostBackend<BF16> {
            Matrix out) override;
   void logits(const Weight& head, Matrix x, std::span<const std::int32_t> rows,
               std::span<float> out) override;
+  VisionBackend& vision() override { return vision_; }
 
  private:
   // One product of a region: out [tokens, weight.rows()].
@@ -87,6 +89,7 @@ class CpuBackend final : public HostBackend<BF16> {
 
   CpuOptions options_;
   ThreadTeam team_;
+  CpuVision vision_;
   std::vector<Worker> workers_;
   InputRows input_, inner_input_;
   std::vector<std::int32_t> row_ids_;

@@ -13,36 +13,22 @@
 #include "quern/kernels/block_selection.h"
 #include "quern/kernels/factory.h"
 #include "quern/kernels/host_memory.h"
+#include "quern/kernels/reference/reference_vision.h"
+#include "quern/kernels/reference/reference_weight.h"
 #include "quern/kernels/routing.h"
 #include "quern/numerics/mxfp4.h"
 
 namespace quern::kernels {
 namespace {
 
-// Decoded to float32 at bind time.
-class ReferenceWeight final : public Weight {
- public:
-  ReferenceWeight(std::int64_t rows, std::int64_t cols, WeightFormat format)
-      : Weight(rows, cols, format), values(static_cast<std::size_t>(rows * cols)) {}
-  const float* row(std::int64_t r) const { return values.data() + r * cols(); }
-  std::vector<float> values;
-};
-
-const ReferenceWeight& ref(const Weight& weight) {
-  return static_cast<const ReferenceWeight&>(weight);
-}
-const ReferenceWeight& ref(const WeightHandle& weight) { return ref(*weight); }
-
-double dot(const float* a, const float* b, std::int64_t n) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return sum;
-}
-
 class ReferenceBackend final : public HostBackend<float> {
  public:
   explicit ReferenceBackend(Rounding rounding)
-      : HostBackend(rounding == Rounding::kBF16), rounding_(rounding) {}
+      : HostBackend(rounding == Rounding::kBF16),
+        rounding_(rounding),
+        vision_(make_reference_vision(rounding)) {}
+
+  VisionBackend& vision() override { return *vision_; }
 
   WeightHandle bind(const WeightSource& source) override {
     const bool packed =
@@ -333,6 +319,7 @@ class ReferenceBackend final : public HostBackend<float> {
   }
 
   Rounding rounding_;
+  std::unique_ptr<VisionBackend> vision_;
 };
 
 }  // namespace

@@ -1,0 +1,125 @@
+// Norms and products of the vision tower on the CPU; attention is in cpu_vision_attention.cc. See
+// cpu_vision.h.
+//
+// A product is cut into parts of rows x columns. A part goes through the depth in steps: its rows
+// of x are copied to a buffer that stays in the L2 cache, each panel of the weight is unpacked to
+// float in the L1 cache and used for all of them, sums stay in the L2 cache until they are done.
+#include "quern/kernels/cpu/cpu_vision.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace quern::kernels {
+namespace {
+
+constexpr std::int64_t kPartRows = 378;  // a multiple of the tile rows 14 and 6
+constexpr std::int64_t kPartCols = 256;
+constexpr std::int64_t kNormGrain = 8;  // patches
+
+// Vector `weight` as floats.
+void copy_vector(const CpuWeight* weight, std::int64_t begin, std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; ++i)
+    out[i] = weight != nullptr ? weight->at(begin + i) : 0.0F;
+}
+
+}  // namespace
+
+CpuVision::CpuVision(ThreadTeam& team)
+    : team_(team), shape_(tile_shape()), workers_(static_cast<std::size_t>(team.size())) {}
+
+WeightHandle CpuVision::bind_patch_embedding(const TensorView& weight) {
+  const auto size = static_cast<std::size_t>(weight.size());
+  std::vector<BF16>& rounded = rounded_.emplace_back(size);
+  float_to_bf16({weight.as<float>(), size}, rounded);
+  const std::int64_t rows = weight.shape.at(0);
+  const Shape shape{rows, weight.size() / rows};
+  const TensorView view{DType::kBF16, shape, reinterpret_cast<const std::byte*>(rounded.data())};
+  return std::make_unique<CpuWeight>(shape[0], shape[1],
+                                     WeightSource{WeightFormat::kBF16, view, {}});
+}
+
+void CpuVision::layer_norm(const LayerNormWeights& weights, float eps, Matrix x, Matrix out) {
+  float* weight = norm_.reserve(2 * x.cols);
+  float* bias = weight + x.cols;
+  copy_vector(&cpu(weights.weight), 0, x.cols, weight);
+  copy_vector(&cpu(weights.bias), 0, x.cols, bias);
+  team_.parallel_for(x.rows, kNormGrain, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t r = begin; r < end; ++r)
+      layer_norm_row(host_row(x, r), weight, bias, eps, x.cols, host_row(out, r));
+  });
+}
+
+void CpuVision::affine(const Affine& affine, Activation activation, Matrix x, Matrix out) {
+  const Finish finish = activation == Activation::kGelu ? Finish::kGelu : Finish::kStore;
+  multiply({cpu(affine.weight), affine.bias ? &cpu(affine.bias) : nullptr, finish, x, out});
+}
+
+void CpuVision::add_affine(const Affine& affine, Matrix x, Matrix residual) {
+  multiply(
+      {cpu(affine.weight), affine.bias ? &cpu(affine.bias) : nullptr, Finish::kAdd, x, residual});
+}
+
+void CpuVision::multiply(const Product& product) {
+  const CpuWeight& weight = product.weight;
+  QUERN_CHECK(weight.format() == WeightFormat::kBF16 || weight.format() == WeightFormat::kF32);
+  QUERN_CHECK(product.x.cols == weight.cols() && product.out.cols == weight.rows());
+  const std::int64_t rows = product.x.rows;
+  const std::int64_t row_parts = (rows + kPartRows - 1) / kPartRows;
+  const std::int64_t col_parts = (weight.rows() + kPartCols - 1) / kPartCols;
+  team_.parallel_for(
+      row_parts * col_parts, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+        for (std::int64_t part = begin; part < end; ++part) {
+          const std::int64_t row = part % row_parts * kPartRows;
+          const std::int64_t col = part / row_parts * kPartCols;
+          multiply_part(
+              product,
+              {row, std::min(kPartRows, rows - row), col, std::min(kPartCols, weight.rows() - col)},
+              workers_[static_cast<std::size_t>(thread)]);
+        }
+      });
+}
+
+void CpuVision::copy_rows(Matrix x, std::int64_t row, std::int64_t rows, std::int64_t col,
+                          std::int64_t cols, float* buffer) const {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::memcpy(buffer + r * kTileStride, host_row(x, row + r) + col,
+                static_cast<std::size_t>(cols) * sizeof(float));
+  }
+  const std::int64_t free = shape_.pad_rows(rows) - rows;
+  std::fill_n(buffer + rows * kTileStride, free * kTileStride, 0.0F);
+}
+
+void CpuVision::multiply_part(const Product& product, const Tile& tile, Worker& worker) const {
+  const CpuWeight& weight = product.weight;
+  const std::int64_t depth = weight.cols();
+  const std::int64_t padded_rows = shape_.pad_rows(tile.rows);
+  const std::int64_t padded_cols = shape_.pad_cols(tile.cols);
+  float* x = worker.x.reserve(padded_rows * kTileStride);
+  float* panel = worker.panel.reserve(kTileDepth * shape_.cols);
+  float* sums = worker.sums.reserve(padded_rows * padded_cols);
+  for (std::int64_t i = 0; i < depth; i += kTileDepth) {
+    const std::int64_t step = std::min(kTileDepth, depth - i);
+    copy_rows(product.x, tile.row, tile.rows, i, step, x);
+    for (std::int64_t c = 0; c < tile.cols; c += shape_.cols) {
+      const std::int64_t first = (tile.col + c) * depth + i;
+      const std::int64_t count = std::min(shape_.cols, tile.cols - c);
+      if (weight.format() == WeightFormat::kBF16) {
+        pack_panel(reinterpret_cast<const BF16*>(weight.data) + first, depth, count, step, panel);
+      } else {
+        pack_panel(reinterpret_cast<const float*>(weight.data) + first, depth, count, step, panel);
+      }
+      for (std::int64_t r = 0; r < padded_rows; r += shape_.rows) {
+        multiply_tile(x + r * kTileStride, panel, step, shape_.cols, sums + r * padded_cols + c,
+                      padded_cols, i > 0);
+      }
+    }
+  }
+  float* bias = worker.bias.reserve(kPartCols);
+  copy_vector(product.bias, tile.col, tile.cols, bias);
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    finish_row(sums + r * padded_cols, bias, tile.cols, product.finish,
+               host_row(product.out, tile.row + r) + tile.col);
+  }
+}
+
+}  // namespace quern::kernels
