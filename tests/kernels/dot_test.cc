@@ -8,6 +8,7 @@
 
 #include "quern/kernels/cpu/dot_tile.h"
 #include "quern/kernels/cpu/mxfp4_dot.h"
+#include "quern/kernels/host_memory.h"
 #include "quern/numerics/mxfp4.h"
 
 namespace quern::kernels {
@@ -31,13 +32,13 @@ struct Mxfp4Case {
     const std::int64_t blocks = mx_groups(n) * kMxGroup;
     codes.resize(static_cast<std::size_t>(tokens * blocks * 32));
     x_scales.resize(static_cast<std::size_t>(tokens * blocks));
-    offsets.resize(static_cast<std::size_t>(tokens * blocks));
+    corrections.resize(static_cast<std::size_t>(tokens * blocks));
     for (std::int64_t t = 0; t < tokens; ++t) {
       std::vector<float> row(static_cast<std::size_t>(n));
       for (float& value : row) value = round_to_bf16(normal(random));
       quantized.push_back(
           quantize_row(row, {codes.data() + t * blocks * 32, x_scales.data() + t * blocks,
-                             offsets.data() + t * blocks}));
+                             corrections.data() + t * blocks}));
       std::vector<float> decoded(row.size());
       mxfp4_reference::qdq(row, decoded);
       x.push_back(decoded);
@@ -45,17 +46,23 @@ struct Mxfp4Case {
     for (const QuantizedRow& row : quantized) pointers.push_back(&row);
   }
 
+  void run(const Mxfp4Kernel& kernel, std::vector<float>& out) const {
+    HostArray<std::byte> panel(mxfp4_panel_bytes(n));
+    kernel.dot({packed.data(), scales.data(), rows, n, pointers.data(), tokens, out.data(), rows},
+               panel.data());
+  }
+
   std::int64_t rows, tokens, n;
   std::vector<std::uint8_t> packed, scales;
   std::vector<std::int8_t> codes;
   std::vector<float> x_scales;
-  std::vector<std::int16_t> offsets;
+  std::vector<std::int32_t> corrections;
   std::vector<QuantizedRow> quantized;
   std::vector<const QuantizedRow*> pointers;
   std::vector<std::vector<float>> x;
 };
 
-TEST(Mxfp4Dot, FastEqualsGenericBitForBitAndBothTheExactSum) {
+TEST(Mxfp4Dot, EachKernelEqualsGenericBitForBitAndBothTheExactSum) {
   struct Row {
     std::int64_t rows, tokens, n;
     int low_scale, high_scale;
@@ -68,16 +75,18 @@ TEST(Mxfp4Dot, FastEqualsGenericBitForBitAndBothTheExactSum) {
       {9, 4, 256, 110, 130, 1, "one full group"},
       {17, 9, 3072, 100, 140, 3, "M3's expert intermediate"},
       {4, 5, 6144, 100, 140, 0.02F, "M3's hidden"},
+      {4, 1, 6144, 100, 140, 0.02F, "M3's hidden, one token"},
+      {67, 13, 544, 110, 130, 1, "17 blocks: a step of 16 and a rest; partial panels"},
+      {40, 2, 800, 110, 130, 1, "two tokens, 25 blocks"},
+      {33, 6, 96, 110, 130, 1, "three blocks in panels"},
+      {2, 3, 320, 0, 3, 1e-3F, "subnormal weight scales in panels"},
       {4, 5, 320, 0, 3, 1e-3F, "subnormal weight scales"},
       {4, 3, 320, 1, 60, 1e33F, "huge activations, tiny weights"},
   };
   for (const Row& r : table) {
     const Mxfp4Case c(r.rows, r.tokens, r.n, r.low_scale, r.high_scale, r.magnitude);
-    std::vector<float> fast(static_cast<std::size_t>(r.rows * r.tokens)), generic(fast.size());
-    mxfp4_dot_tile(c.packed.data(), c.scales.data(), r.rows, r.n, c.pointers.data(), r.tokens,
-                   fast.data(), r.rows);
-    mxfp4_dot_tile_generic(c.packed.data(), c.scales.data(), r.rows, r.n, c.pointers.data(),
-                           r.tokens, generic.data(), r.rows);
+    std::vector<float> generic(static_cast<std::size_t>(r.rows * r.tokens));
+    c.run(mxfp4_kernel(InstructionSet::kGeneric), generic);
     std::vector<float> weights(static_cast<std::size_t>(r.rows * r.n));
     mxfp4_reference::decode_row(c.packed, c.scales, weights);
     for (std::int64_t t = 0; t < r.tokens; ++t) {
@@ -95,32 +104,45 @@ TEST(Mxfp4Dot, FastEqualsGenericBitForBitAndBothTheExactSum) {
         // magnitudes, and one subnormal unit when the sum is that small.
         const double bound = (static_cast<double>(r.n) / 256 + 4) * 0x1p-24 * magnitude + 0x1p-149;
         EXPECT_NEAR(generic[at], exact, bound) << r.reason;
-        EXPECT_EQ(std::bit_cast<std::uint32_t>(fast[at]), std::bit_cast<std::uint32_t>(generic[at]))
-            << r.reason;
+      }
+    }
+    for (const Mxfp4Kernel& kernel : mxfp4_kernels()) {
+      std::vector<float> fast(generic.size());
+      c.run(kernel, fast);
+      for (std::size_t i = 0; i < fast.size(); ++i) {
+        EXPECT_EQ(std::bit_cast<std::uint32_t>(fast[i]), std::bit_cast<std::uint32_t>(generic[i]))
+            << kernel.name << ": " << r.reason;
       }
     }
   }
 }
 
 TEST(Mxfp4Dot, NonFiniteActivationsAndScalesGiveNaN) {
-  std::vector<std::uint8_t> packed(16, 0x22), scales(1, 127);
-  std::vector<std::int8_t> codes(256);
-  std::vector<float> x_scales(8);
-  std::vector<std::int16_t> offsets(8);
-  std::vector<float> row(32, 1.0F);
-  row[7] = std::numeric_limits<float>::infinity();
-  QuantizedRow quantized = quantize_row(row, {codes.data(), x_scales.data(), offsets.data()});
-  const QuantizedRow* pointer = &quantized;
-  float out = 0;
-  mxfp4_dot_tile(packed.data(), scales.data(), 1, 32, &pointer, 1, &out, 1);
-  EXPECT_TRUE(std::isnan(out));
-  row[7] = 1.0F;
-  quantized = quantize_row(row, {codes.data(), x_scales.data(), offsets.data()});
-  mxfp4_dot_tile(packed.data(), scales.data(), 1, 32, &pointer, 1, &out, 1);
-  EXPECT_EQ(out, 32.0F);
-  scales[0] = 255;
-  mxfp4_dot_tile(packed.data(), scales.data(), 1, 32, &pointer, 1, &out, 1);
-  EXPECT_TRUE(std::isnan(out));
+  for (const Mxfp4Kernel& kernel : mxfp4_kernels()) {
+    for (const std::int64_t tokens : {1, 3}) {  // a row as it lies, a panel
+      std::vector<std::uint8_t> packed(16, 0x22), scales(1, 127);
+      std::vector<std::int8_t> codes(256);
+      std::vector<float> x_scales(8);
+      std::vector<std::int32_t> corrections(8);
+      std::vector<float> row(32, 1.0F);
+      QuantizedRow quantized;
+      const std::vector<const QuantizedRow*> x(static_cast<std::size_t>(tokens), &quantized);
+      HostArray<std::byte> panel(mxfp4_panel_bytes(32));
+      const auto result = [&] {
+        quantized = quantize_row(row, {codes.data(), x_scales.data(), corrections.data()});
+        std::vector<float> out(x.size());
+        kernel.dot({packed.data(), scales.data(), 1, 32, x.data(), tokens, out.data(), 1},
+                   panel.data());
+        return out.back();
+      };
+      row[7] = std::numeric_limits<float>::infinity();
+      EXPECT_TRUE(std::isnan(result())) << kernel.name;
+      row[7] = 1.0F;
+      EXPECT_EQ(result(), 32.0F) << kernel.name;
+      scales[0] = 255;
+      EXPECT_TRUE(std::isnan(result())) << kernel.name;
+    }
+  }
 }
 
 template <typename Element>

@@ -14,6 +14,7 @@
 #include <random>
 #include <vector>
 
+#include "quern/kernels/cpu/mxfp4_dot.h"
 #include "quern/kernels/factory.h"
 #include "quern/numerics/bf16.h"
 #include "quern/numerics/mxfp4.h"
@@ -28,12 +29,19 @@ struct Device {
   const char* name;
   CpuOptions options;
 };
-const Device kDevices[] = {
-    {"native, 1 thread", {1, MoeBackend::kNative}},
-    {"native, 2 threads", {2, MoeBackend::kNative}},
-    {"native, 3 threads", {3, MoeBackend::kNative}},
-    {"emulation, 2 threads", {2, MoeBackend::kEmulation}},
-};
+// Every thread count, and every kernel that this machine can run, forced.
+std::vector<Device> devices() {
+  std::vector<Device> list = {
+      {"native, 1 thread", {1, MoeBackend::kNative}},
+      {"native, 3 threads", {3, MoeBackend::kNative}},
+      {"emulation, 2 threads", {2, MoeBackend::kEmulation}},
+  };
+  for (const Mxfp4Kernel& kernel : mxfp4_kernels())
+    list.push_back({kernel.name, {2, MoeBackend::kNative, kernel.instruction_set}});
+  return list;
+}
+const std::vector<Device> kDevices = devices();
+const Device kThreadCounts[] = {{"1 thread", {1}}, {"2 threads", {2}}, {"3 threads", {3}}};
 
 // Weights in host memory that outlive the back ends.
 class Weights {
@@ -278,7 +286,7 @@ TEST(KernelParity, Attention) {
       Bench reference(make_reference_backend(Rounding::kBF16), 700, 699, s.rotary_dim);
       std::vector<std::int32_t> expected_blocks;
       const std::vector<float> expected = attention(reference, s, 700, sparse, &expected_blocks);
-      for (const Device& device : kDevices) {
+      for (const Device& device : kThreadCounts) {
         Bench fast(make_cpu_backend(device.options), 700, 699, s.rotary_dim);
         std::vector<std::int32_t> blocks;
         const std::vector<float> out = attention(fast, s, 700, sparse, &blocks);
@@ -305,6 +313,33 @@ TEST(KernelParity, Attention) {
         EXPECT_LE(differ, 7) << device.name;  // 1 %
         EXPECT_LE(relative_to_rms(same_out, same_expected), 4 * kPeak * kOneUnit) << device.name;
       }
+    }
+  }
+}
+
+// Whatever the instruction set and the number of tokens beside it: the same bits.
+TEST(CpuBackend, MoeDoesNotDependOnTheInstructionSetOrTheBatch) {
+  const auto run = [](const CpuOptions& options, std::int64_t tokens) {
+    Bench b(make_cpu_backend(options), tokens, 600, 16);
+    Weights w(kSeed);
+    MoeWeights weights;
+    const MoeSpec spec{6, 2, 2.0F, {1.702F, 1.0F, 7.0F}};
+    weights.gate = b.backend->bind(w.f32(6, 192, 0.07F));
+    for (int e = 0; e < 6; ++e)
+      weights.experts.push_back(expert(*b.backend, w, WeightFormat::kMxfp4));
+    const Matrix x = b.upload(w.activations(tokens * 192), 192);
+    const Matrix out = b.backend->allocate(tokens, 192);
+    const Routing routing = b.backend->allocate_routing(tokens, 2);
+    b.backend->route(weights, spec, x, routing);
+    b.backend->moe(weights, spec, x, routing, out);
+    return b.read(out);
+  };
+  const std::vector<float> expected = run({1, MoeBackend::kNative, InstructionSet::kGeneric}, 60);
+  for (const Mxfp4Kernel& kernel : mxfp4_kernels()) {
+    for (const std::int64_t tokens : {1, 2, 5, 60}) {
+      const std::vector<float> out = run({2, MoeBackend::kNative, kernel.instruction_set}, tokens);
+      EXPECT_TRUE(std::equal(out.begin(), out.end(), expected.begin()))
+          << kernel.name << ", " << tokens << " tokens";
     }
   }
 }

@@ -18,9 +18,19 @@ enum class Rounding : std::uint8_t {
 // The naive back end: plain loops in float32, the oracle of all others.
 std::unique_ptr<Backend> make_reference_backend(Rounding rounding);
 
+// Which of the MXFP4 kernels runs. Results do not depend on it.
+enum class InstructionSet : std::uint8_t {
+  kAuto,  // the best that the machine has
+  kGeneric,
+  kAvx2,
+  kAvxVnni,
+  kAvx512Vnni,
+};
+
 struct CpuOptions {
   int num_threads = 0;  // 0 = one per core
   MoeBackend moe_backend = MoeBackend::kNative;
+  InstructionSet instruction_set = InstructionSet::kAuto;
 };
 
 // The fast CPU back end.

@@ -41,7 +41,7 @@ float swiglu_bf16(float gate, float up, const SwigluSpec& spec) {
 
 CpuBackend::CpuBackend(const CpuOptions& options)
     : HostBackend(true),
-      options_(options),
+      products_{options.moe_backend, &mxfp4_kernel(options.instruction_set)},
       team_(options.num_threads),
       vision_(team_),
       workers_(static_cast<std::size_t>(team_.size())) {}
@@ -108,7 +108,7 @@ void CpuBackend::prepare(std::span<const Projection> projections, Matrix x) {
   input_.reset(x.rows, x.cols);
   bool done[kNumInputForms] = {};
   for (const Projection& projection : projections) {
-    const InputForm form = input_form(projection.weight->format(), options_.moe_backend);
+    const InputForm form = input_form(projection.weight->format(), products_.moe_backend);
     if (std::exchange(done[static_cast<std::size_t>(form)], true)) continue;
     input_.prepare(team_, form, host(x), x.cols, x.cols, 0, x.rows);
   }
@@ -132,7 +132,7 @@ void CpuBackend::project(std::span<const Projection> projections,
       for (std::size_t t = 0; t < tokens.size(); t += kTokenTile) {
         const auto some = tokens.subspan(t, std::min(kTokenTile, tokens.size() - t));
         float* out = p->out + static_cast<std::int64_t>(t) * stride + row;
-        dot_rows(*p->weight, row, rows, input_, options_.moe_backend, some, out, stride,
+        dot_rows(*p->weight, row, rows, input_, products_, some, out, stride,
                  workers_[static_cast<std::size_t>(thread)].panel);
         if (!round) continue;
         for (std::size_t i = 0; i < some.size(); ++i) {

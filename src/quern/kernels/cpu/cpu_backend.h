@@ -87,7 +87,7 @@ class CpuBackend final : public HostBackend<BF16> {
   void expert_gate_up(const SwigluSpec& swiglu, std::int64_t inner_stride);
   void expert_down(std::int64_t hidden);
 
-  CpuOptions options_;
+  Products products_;
   ThreadTeam team_;
   CpuVision vision_;
   std::vector<Worker> workers_;

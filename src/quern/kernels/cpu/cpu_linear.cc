@@ -63,29 +63,39 @@ void InputRows::prepare(ThreadTeam& team, InputForm form, const float* base, std
   const std::int64_t blocks = mx_groups(max_cols_) * kMxGroup;
   std::int8_t* codes = codes_.reserve(total * blocks * 32);
   float* scales = scales_.reserve(total * blocks);
-  std::int16_t* offsets = offsets_.reserve(total * blocks);
+  std::int32_t* corrections = corrections_.reserve(total * blocks);
   team.parallel_for(count, 1, [&](std::int64_t from, std::int64_t to, int) {
     for (std::int64_t i = from; i < to; ++i) {
       const std::int64_t row = begin + i;
       quantized_[static_cast<std::size_t>(row)] = quantize_row(
-          values(i), {codes + row * blocks * 32, scales + row * blocks, offsets + row * blocks});
+          values(i),
+          {codes + row * blocks * 32, scales + row * blocks, corrections + row * blocks});
     }
   });
 }
 
 void dot_rows(const CpuWeight& weight, std::int64_t row0, std::int64_t rows,
-              const InputRows& inputs, MoeBackend moe_backend, std::span<const std::int32_t> tokens,
+              const InputRows& inputs, const Products& how, std::span<const std::int32_t> tokens,
               float* out, std::int64_t out_stride, Scratch<float>& panel) {
   QUERN_CHECK(tokens.size() <= kTokenTile);
   const std::int64_t cols = weight.cols();
   const auto count = static_cast<std::int64_t>(tokens.size());
-  const InputForm form = input_form(weight.format(), moe_backend);
+  const InputForm form = input_form(weight.format(), how.moe_backend);
   if (form == InputForm::kQuantized) {
     std::array<const QuantizedRow*, kTokenTile> x{};
     for (std::size_t i = 0; i < tokens.size(); ++i) x[i] = inputs.quantized(tokens[i]);
-    mxfp4_dot_tile(reinterpret_cast<const std::uint8_t*>(weight.data) + row0 * cols / 2,
-                   reinterpret_cast<const std::uint8_t*>(weight.scale) + row0 * cols / 32, rows,
-                   cols, x.data(), count, out, out_stride);
+    const Mxfp4Product product{
+        reinterpret_cast<const std::uint8_t*>(weight.data) + row0 * cols / 2,
+        reinterpret_cast<const std::uint8_t*>(weight.scale) + row0 * cols / 32,
+        rows,
+        cols,
+        x.data(),
+        count,
+        out,
+        out_stride};
+    const std::int64_t panel_floats =
+        mxfp4_panel_bytes(cols) / static_cast<std::int64_t>(sizeof(float));
+    how.mxfp4->dot(product, reinterpret_cast<std::byte*>(panel.reserve(panel_floats)));
     return;
   }
   std::array<const float*, kTokenTile> x{};

@@ -68,18 +68,24 @@ class InputRows {
   std::vector<QuantizedRow> quantized_;
   Scratch<float> decoded_, scales_;
   Scratch<std::int8_t> codes_;
-  Scratch<std::int16_t> offsets_;
+  Scratch<std::int32_t> corrections_;
+};
+
+// How products with MXFP4 weights are computed.
+struct Products {
+  MoeBackend moe_backend = MoeBackend::kNative;
+  const Mxfp4Kernel* mxfp4 = nullptr;
 };
 
 // out[i * out_stride + r] = weight row (row0 + r) . input row tokens[i]; `panel` is scratch of the
 // calling thread.
 void dot_rows(const CpuWeight& weight, std::int64_t row0, std::int64_t rows,
-              const InputRows& inputs, MoeBackend moe_backend, std::span<const std::int32_t> tokens,
+              const InputRows& inputs, const Products& how, std::span<const std::int32_t> tokens,
               float* out, std::int64_t out_stride, Scratch<float>& panel);
 
 // Rows of a weight that are one piece of parallel work, and the largest list of tokens of one
 // dot_rows() call.
 inline constexpr std::int64_t kRowTile = 32;
-inline constexpr std::size_t kTokenTile = 24;
+inline constexpr std::size_t kTokenTile = 48;
 
 }  // namespace quern::kernels

@@ -90,10 +90,9 @@ void CpuBackend::expert_gate_up(const SwigluSpec& swiglu, std::int64_t inner_str
               std::min<std::size_t>(kTokenTile, static_cast<std::size_t>(group.end - slot));
           const auto tokens = std::span<const std::int32_t>(slot_tokens_)
                                   .subspan(static_cast<std::size_t>(slot), count);
-          dot_rows(gate, tile.row, rows, input_, options_.moe_backend, tokens, products, kRowTile,
+          dot_rows(gate, tile.row, rows, input_, products_, tokens, products, kRowTile,
                    worker.panel);
-          dot_rows(up, tile.row, rows, input_, options_.moe_backend, tokens, ups, kRowTile,
-                   worker.panel);
+          dot_rows(up, tile.row, rows, input_, products_, tokens, ups, kRowTile, worker.panel);
           for (std::size_t i = 0; i < count; ++i) {
             float* out = inner + (slot + static_cast<std::int64_t>(i)) * inner_stride + tile.row;
             const std::int64_t at = static_cast<std::int64_t>(i) * kRowTile;
@@ -122,7 +121,7 @@ void CpuBackend::expert_down(std::int64_t hidden) {
                          const auto count = std::min<std::size_t>(
                              kTokenTile, static_cast<std::size_t>(group.end - slot));
                          float* tile_out = out + slot * hidden + tile.row;
-                         dot_rows(down, tile.row, rows, inner_input_, options_.moe_backend,
+                         dot_rows(down, tile.row, rows, inner_input_, products_,
                                   slots.subspan(static_cast<std::size_t>(slot), count), tile_out,
                                   hidden, worker.panel);
                          for (std::size_t i = 0; i < count; ++i) {
@@ -144,7 +143,7 @@ void CpuBackend::moe_chunk(const MoeWeights& weights, const MoeSpec& spec, Matri
   for (const ExpertGroup& group : groups_) {
     inner_stride = std::max(inner_stride, group.weights->gate_proj->rows());
     for (const WeightHandle* weight : {&group.weights->gate_proj, &group.weights->up_proj}) {
-      const InputForm form = input_form((*weight)->format(), options_.moe_backend);
+      const InputForm form = input_form((*weight)->format(), products_.moe_backend);
       if (std::exchange(input_forms[static_cast<std::size_t>(form)], true)) continue;
       input_.prepare(team_, form, host_row(x, first), x.cols, x.cols, 0, count);
     }
@@ -157,12 +156,12 @@ void CpuBackend::moe_chunk(const MoeWeights& weights, const MoeSpec& spec, Matri
   for (std::size_t g = 0; g < groups_.size();) {
     // Neighbours with the same format and width are prepared in one region.
     const CpuWeight& down = cpu(groups_[g].weights->down_proj);
-    const InputForm form = input_form(down.format(), options_.moe_backend);
+    const InputForm form = input_form(down.format(), products_.moe_backend);
     const std::int32_t begin = groups_[g].begin;
     std::int32_t end = begin;
     for (; g < groups_.size(); ++g) {
       const CpuWeight& other = cpu(groups_[g].weights->down_proj);
-      if (input_form(other.format(), options_.moe_backend) != form || other.cols() != down.cols())
+      if (input_form(other.format(), products_.moe_backend) != form || other.cols() != down.cols())
         break;
       end = groups_[g].end;
     }
