@@ -6,8 +6,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
+#include <ctime>
 #include <functional>
 #include <optional>
 #include <string>
@@ -24,10 +24,12 @@ namespace {
 constexpr std::int64_t kHidden = 6144, kInner = 3072, kHeads = 64, kKvHeads = 4, kHeadDim = 128;
 constexpr int kRounds = 9;
 
-double seconds_of(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+// CPU time a thread, so that other programs on the machine do not count (they still take bandwidth
+// and shared caches).
+double cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
 double median(std::vector<double> values) {
@@ -50,6 +52,12 @@ class Words {
 
 class Bench {
  public:
+  double seconds_of(const std::function<void()>& run) const {
+    const double start = cpu_seconds();
+    run();
+    return (cpu_seconds() - start) / team_.size();
+  }
+
   Bench(int threads, std::string filter)
       : threads_(threads), filter_(std::move(filter)), team_(threads) {}
 

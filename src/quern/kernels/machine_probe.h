@@ -15,8 +15,8 @@ namespace quern::kernels {
 // reads cannot be left out): the fastest that memory can be consumed.
 std::uint64_t read_all(ThreadTeam& team, std::span<const std::byte> bytes);
 
-// Multiply-adds per second of all threads together, on registers, over about `seconds`: 8-bit with
-// the instructions of the best MXFP4 kernel; float32.
+// Multiply-adds per second of CPU time, all threads together, on registers, over about `seconds`:
+// 8-bit with the instructions of the best MXFP4 kernel; float32.
 double int8_multiply_adds_per_second(ThreadTeam& team, double seconds);
 double float_multiply_adds_per_second(ThreadTeam& team, double seconds);
 

@@ -8,8 +8,9 @@
 #include <hwy/highway.h>
 
 #include <atomic>
-#include <chrono>
-#include <cstring>
+#include <ctime>
+#include <numeric>
+#include <vector>
 
 #include "quern/kernels/cpu/mxfp4_dot.h"
 
@@ -74,19 +75,25 @@ namespace {
 constexpr std::int64_t kStretch = std::int64_t{1} << 20;  // bytes that a thread takes at a time
 constexpr std::int64_t kRounds = 20000;
 
+// Of the calling thread: other programs on the machine do not count.
+double thread_cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
 // The rate of all threads, each running work() -> multiply-adds done until the time is over.
 template <typename Work>
 double rate(ThreadTeam& team, double seconds, Work&& work) {
-  using Clock = std::chrono::steady_clock;
-  std::atomic<std::int64_t> total{0};
-  const auto start = Clock::now();
-  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
-  team.run([&](int) {
+  std::vector<double> rates(static_cast<std::size_t>(team.size()));
+  team.run([&](int thread) {
+    const double start = thread_cpu_seconds();
     std::int64_t done = 0;
-    while (elapsed() < seconds) done += work();
-    total += done;
+    double elapsed = 0;
+    while ((elapsed = thread_cpu_seconds() - start) < seconds) done += work();
+    rates[static_cast<std::size_t>(thread)] = static_cast<double>(done) / elapsed;
   });
-  return static_cast<double>(total.load()) / elapsed();
+  return std::accumulate(rates.begin(), rates.end(), 0.0);
 }
 
 }  // namespace
