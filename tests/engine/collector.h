@@ -19,6 +19,7 @@ struct Generated {
   std::string text;
   std::vector<std::int32_t> tokens;
   std::vector<TokenLogprobs> logprobs;
+  std::vector<TokenLogprobs> prompt_logprobs;
   Output last;
   int num_outputs = 0;
   bool done = false;
@@ -77,6 +78,8 @@ class Collector {
     result.text += output.text;
     result.tokens.insert(result.tokens.end(), output.token_ids.begin(), output.token_ids.end());
     result.logprobs.insert(result.logprobs.end(), output.logprobs.begin(), output.logprobs.end());
+    result.prompt_logprobs.insert(result.prompt_logprobs.end(), output.prompt_logprobs.begin(),
+                                  output.prompt_logprobs.end());
     result.done = output.finish_reason.has_value();
     result.last = std::move(output);
     ++result.num_outputs;

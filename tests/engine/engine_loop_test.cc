@@ -132,6 +132,44 @@ TEST(EngineLoop, GreedyFollowsTheModel) {
   EXPECT_EQ(result.num_outputs, 100);
 }
 
+// Each prompt token is scored once by what the model says behind the tokens before it, whatever the
+// chunks, the cache and preemption do.
+TEST(EngineLoop, PromptLogprobsFollowTheModelUnderAnySchedule) {
+  auto options = small_options(/*num_blocks=*/9);
+  options.scheduler = {.max_num_batched_tokens = 37, .max_num_seqs = 4};
+  Rig rig(options);
+  Sampler sampler(kVocab);
+  const auto scored = [](const std::string& id, const std::string& salt, int max_tokens) {
+    auto r = request(id, 300, max_tokens);
+    r.sampling.prompt_logprobs = 3;
+    r.cache_salt = salt;
+    return r;
+  };
+  for (const char* id : {"a", "b", "c"}) {
+    rig.collector.submit(rig.loop, scored(id, id, 200));
+  }
+  const std::vector<TokenId> prompt = request("", 300, 1).prompt;
+  for (const char* id : {"a", "b", "c"}) {
+    const Generated result = rig.collector.wait(id);
+    EXPECT_EQ(result.last.cached_tokens, 0);
+    ASSERT_EQ(result.prompt_logprobs.size(), 299U);
+    for (std::size_t i = 0; i < 299; ++i) {
+      const auto logits = rig.runner.expected_logits(std::span(prompt).first(i + 1));
+      const TokenLogprobs expected = sampler.log_probabilities(logits, prompt[i + 1], 3);
+      const TokenLogprobs& found = result.prompt_logprobs[i];
+      ASSERT_EQ(found.chosen.token_id, prompt[i + 1]);
+      ASSERT_EQ(found.chosen.logprob, expected.chosen.logprob);
+      ASSERT_EQ(found.rank, expected.rank);
+      ASSERT_EQ(found.top.size(), 3U);
+      ASSERT_EQ(found.top[2].token_id, expected.top[2].token_id);
+    }
+  }
+  EXPECT_GT(rig.loop.stats().num_preemptions, 0U);
+  const Generated again = rig.generate(scored("d", "c", 1));  // what is cached is not read
+  EXPECT_EQ(again.last.cached_tokens, 0);
+  EXPECT_EQ(again.prompt_logprobs.size(), 299U);
+}
+
 // The claim of the folder: results do not depend on company, chunks, blocks, or what is cached.
 TEST(EngineLoop, AloneAndTogetherUnderAnyScheduleAreIdentical) {
   const auto alone = run_alone();

@@ -44,11 +44,24 @@ class FakeRunner : public StepRunner {
   void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) override {
     if (before_step) before_step(chunks);
     for (const auto& chunk : chunks) write(chunk);
+    states_.clear();
+    for (const auto& chunk : chunks) {
+      for (std::size_t n = 1; n <= chunk.token_ids.size(); ++n) {
+        states_.push_back(read(chunk, static_cast<std::size_t>(chunk.start_position) + n));
+      }
+    }
     std::size_t row = 0;
     for (const auto& chunk : chunks) {
       if (!chunk.wants_logits) continue;
       fill(read(chunk), logits.subspan(row++ * static_cast<std::size_t>(vocab_size_),
                                        static_cast<std::size_t>(vocab_size_)));
+    }
+  }
+
+  void logits_of(std::span<const std::int32_t> tokens, std::span<float> logits) override {
+    const auto width = static_cast<std::size_t>(vocab_size_);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      fill(states_.at(static_cast<std::size_t>(tokens[i])), logits.subspan(i * width, width));
     }
   }
 
@@ -121,7 +134,9 @@ class FakeRunner : public StepRunner {
     }
   }
   std::uint64_t read(const model::SequenceChunk& chunk) {
-    const std::size_t end = static_cast<std::size_t>(chunk.start_position) + chunk.token_ids.size();
+    return read(chunk, static_cast<std::size_t>(chunk.start_position) + chunk.token_ids.size());
+  }
+  std::uint64_t read(const model::SequenceChunk& chunk, std::size_t end) {
     std::uint64_t state = 0;
     for (std::size_t i = 0; i < end; ++i) state = mix(state ^ slot(chunk, i));
     return state;
@@ -133,7 +148,8 @@ class FakeRunner : public StepRunner {
   }
 
   int vocab_size_;
-  std::vector<std::uint64_t> store_;  // [blocks, 128]
+  std::vector<std::uint64_t> store_;   // [blocks, 128]
+  std::vector<std::uint64_t> states_;  // of every token of the last step
 };
 
 // An image of `rows` placeholders: `seed` stands for its content.

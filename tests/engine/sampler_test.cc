@@ -41,6 +41,23 @@ std::vector<double> naive_distribution(std::vector<float> logits, const Case& c)
   const SamplingParams& p = c.params;
   const float masked = -std::numeric_limits<float>::infinity();
   const auto at = [&](TokenId t) -> float& { return logits[static_cast<std::size_t>(t)]; };
+  if (!p.allowed_token_ids.empty()) {
+    for (std::size_t t = 0; t < logits.size(); ++t) {
+      if (std::ranges::find(p.allowed_token_ids, static_cast<TokenId>(t)) ==
+          p.allowed_token_ids.end()) {
+        logits[t] = masked;
+      }
+    }
+  }
+  for (const auto& word : p.bad_words) {
+    std::vector<TokenId> text = c.output;
+    text.push_back(word.back());
+    if (text.size() >= word.size() &&
+        std::equal(word.begin(), word.end(),
+                   text.end() - static_cast<std::ptrdiff_t>(word.size()))) {
+      at(word.back()) = masked;
+    }
+  }
   if (static_cast<int>(c.output.size()) < p.min_tokens) {
     for (const TokenId t : c.eos) at(t) = masked;
     for (const TokenId t : p.stop_token_ids) at(t) = masked;
@@ -246,7 +263,22 @@ TEST(Sampler, AgreesWithTheNaiveSampler) {
     if (random() % 2) c.params.logit_bias = {{0, 2.5F}};
     for (std::size_t i = random() % 20; i > 0; --i) c.prompt.push_back(token());
     for (std::size_t i = random() % 20; i > 0; --i) c.output.push_back(token());
+    if (random() % 4 == 0) {  // a repeated id counts once
+      for (int i = 0; i < 5; ++i) c.params.allowed_token_ids.push_back(token());
+      c.params.allowed_token_ids.push_back(c.params.allowed_token_ids.front());
+    }
+    if (random() % 4 == 0) {
+      c.params.bad_words = {{static_cast<TokenId>(vocab - 1)}, {token(), token()}};
+      c.output.push_back(c.params.bad_words[1][0]);
+    }
     c.key = {random(), random()};
+    if (!c.params.allowed_token_ids.empty() && !c.params.bad_words.empty()) {
+      bool some = false;  // every token masked is refused: RefusesLogitsThatAreNotFinite
+      for (const TokenId t : c.params.allowed_token_ids) {
+        some = some || (t != c.params.bad_words[0][0] && t != c.params.bad_words[1][1]);
+      }
+      if (!some) continue;
+    }
 
     const auto probability = naive_distribution(logits, c);
     const TokenId drawn = sample(logits, c).token;
@@ -316,6 +348,14 @@ TEST(Sampler, LogprobsAreOfTheRawLogitsMostProbableFirst) {
   const TokenId order[] = {1, 2, 0};
   for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(result.logprobs->top[i].token_id, order[i]);
   EXPECT_NEAR(result.logprobs->top[0].logprob, 2 - log_sum, 1e-6);
+
+  EXPECT_EQ(result.logprobs->rank, 4);
+  c.params.logprob_token_ids = {0, 3};
+  const auto wanted = sample({1, 2, 2, 0}, c).logprobs->top;
+  ASSERT_EQ(wanted.size(), 2U);
+  EXPECT_EQ(wanted[0].token_id, 0);
+  EXPECT_EQ(wanted[1].token_id, 3);
+  c.params.logprob_token_ids.clear();
 
   c.params.logprobs = 0;
   EXPECT_TRUE(sample({1, 2, 2, 0}, c).logprobs->top.empty());

@@ -54,6 +54,17 @@ TEST(SamplingParams, RefusesWithThePeersTexts) {
        "Requested sample logprobs of 21, which is greater than max allowed: 20 "
        "(parameter=logprobs, value=21)",
        "logprobs"},
+      {[](auto& p) { p.prompt_logprobs = -2; },
+       "prompt_logprobs must be non-negative or -1, got -2. (parameter=prompt_logprobs, value=-2)",
+       "prompt_logprobs"},
+      {[](auto& p) { p.prompt_logprobs = -1; },
+       "Requested prompt logprobs of 100, which is greater than max allowed: 20 "
+       "(parameter=prompt_logprobs, value=-1)",
+       "prompt_logprobs"},
+      {[](auto& p) { p.allowed_token_ids = {100}; },
+       "token_id(s) [100] in allowed_token_ids contain out-of-vocab token ids. Vocabulary size: "
+       "100",
+       "allowed_token_ids"},
       {[](auto& p) {
          p.logit_bias = {{100, 1.0F}};
        },

@@ -13,8 +13,7 @@
 #include <vector>
 
 #include "quern/base/json.h"
-#include "tests/server/raw_client.h"
-#include "tests/server/scripted_generator.h"
+#include "tests/server/api_fixture.h"
 
 namespace quern::server {
 namespace {
@@ -22,48 +21,12 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-class ApiTest : public testing::Test {
+class ApiTest : public ApiFixture {
  protected:
   void start(int max_in_flight = 100, std::vector<std::string> keys = {}) {
-    ChatServiceOptions options;
-    options.model_names = {"tiny", "alias"};
-    options.max_model_len = 500;
-    options.vocab_size = tokenizer_.vocab_size();
-    options.parse_reasoning = options.parse_tools = true;
-    options.max_in_flight = max_in_flight;
-    service_ = std::make_unique<ChatService>(
-        tokenizer_, ChatTemplate::load(QUERN_SOURCE_DIR "/models/m3-tiny"), generator_, options);
-    ApiOptions api;
-    api.api_keys = std::move(keys);
-    api.fingerprint = "f";
-    api.version = "1.2";
-    HttpOptions http;
-    http.host = "127.0.0.1";
-    http.port = 0;
-    server_ = std::make_unique<HttpServer>(
-        http, [this](HttpExchange& exchange) { return api_->handle(exchange); });
-    api_ = std::make_unique<Api>(*service_, api);
-    thread_ = std::thread([this] { server_->run(); });
-  }
-  ~ApiTest() override {
-    server_->stop();
-    thread_.join();
-    // Nothing may post to the server's executor any more when it goes.
-    while (generator_.running > 0) std::this_thread::sleep_for(milliseconds(1));
-    api_.reset();
-    server_.reset();
-  }
-
-  // Status line and body of one request on its own connection.
-  std::pair<std::string, std::string> ask(std::string bytes) {
-    const auto head = bytes.find("\r\n");
-    bytes.insert(head, "\r\nConnection: close");
-    RawClient client(server_->port());
-    client.send(bytes);
-    const std::string answer = client.read_all();
-    const auto body = answer.find("\r\n\r\n");
-    return {answer.substr(0, std::min<std::size_t>(12, answer.size())),
-            body == std::string::npos ? "" : answer.substr(body + 4)};
+    chat_.max_in_flight = max_in_flight;
+    options_.api_keys = std::move(keys);
+    ApiFixture::start();
   }
   std::pair<std::string, std::string> chat(const std::string& fields) {
     return ask(post("/v1/chat/completions", body(fields)));
@@ -72,18 +35,6 @@ class ApiTest : public testing::Test {
     return R"({"messages":[{"role":"user","content":"hi"}])" +
            (fields.empty() ? "" : "," + fields) + "}";
   }
-  static void eventually(const std::function<bool()>& condition) {
-    const auto end = steady_clock::now() + std::chrono::seconds(10);
-    while (!condition() && steady_clock::now() < end) std::this_thread::sleep_for(milliseconds(2));
-    EXPECT_TRUE(condition());
-  }
-
-  Tokenizer tokenizer_ = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  ScriptedGenerator generator_;
-  std::unique_ptr<ChatService> service_;
-  std::unique_ptr<HttpServer> server_;
-  std::unique_ptr<Api> api_;
-  std::thread thread_;
 };
 
 TEST_F(ApiTest, AnswersAndErrors) {
@@ -122,9 +73,6 @@ TEST_F(ApiTest, AnswersAndErrors) {
 
 TEST_F(ApiTest, OtherRoutes) {
   start();
-  const auto get = [](const std::string& path) {
-    return "GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n";
-  };
   EXPECT_EQ(ask(get("/health")), std::pair(std::string("HTTP/1.1 200"), std::string()));
   EXPECT_EQ(ask(get("/version")).second, R"({"version":"1.2"})");
   EXPECT_EQ(ask(get("/nowhere")),

@@ -1,5 +1,6 @@
 // Golden bytes of answers, and the way from engine output to deltas.
 #include "quern/server/chat_response.h"
+#include "quern/server/answer_json.h"
 
 #include <gtest/gtest.h>
 
@@ -80,7 +81,7 @@ TEST(ChatWriter, EventsByteByByte) {
             head +
                 R"([],"usage":{"prompt_tokens":1032,"total_tokens":1200,"completion_tokens":168}})"
                 "\n\n");
-  EXPECT_EQ(ChatWriter::done_event(), "data: [DONE]\n\n");
+  EXPECT_EQ(kDoneEvent, "data: [DONE]\n\n");
 }
 
 TEST(ChatWriter, BodyByteByByte) {
@@ -105,11 +106,11 @@ TEST(ChatWriter, BodyByteByByte) {
 
 TEST(ChatWriter, LogprobsCarryTextBytesAndTheRequestedAlternatives) {
   ChatPlan plan = plan_of();
-  plan.logprobs = true;
+  plan.sampling.logprobs = 2;
   ChatDelta delta;
   delta.content = "x";
   const std::int32_t id = tokenizer().encode("A").at(0);
-  delta.logprobs = {{{id, -0.5F}, {{id, -0.5F}, {id, -INFINITY}}}};
+  delta.logprobs = {{{id, -0.5F}, 1, {{id, -0.5F}, {id, -INFINITY}}}};
   const std::string entry = R"({"token":"A","logprob":-0.5,"bytes":[65])";
   EXPECT_NE(ChatWriter(plan, tokenizer())
                 .delta_event(delta)

@@ -58,6 +58,9 @@ class ModelStepRunner final : public StepRunner {
   void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) override {
     model_.forward(chunks, cache_, logits);
   }
+  void logits_of(std::span<const std::int32_t> tokens, std::span<float> logits) override {
+    model_.logits(tokens, logits);
+  }
 
  private:
   model::TextModel& model_;
@@ -181,9 +184,7 @@ const GenerationConfig& Engine::generation_config() const { return impl_->genera
 const Tokenizer& Engine::tokenizer() const { return impl_->tokenizer; }
 const Checkpoint& Engine::checkpoint() const { return impl_->checkpoint; }
 int Engine::max_model_len() const { return impl_->max_model_len; }
-const vision::VisionPreprocessConfig* Engine::image_config() const {
-  return nullptr;
-}
+const vision::VisionPreprocessConfig* Engine::image_config() const { return nullptr; }
 const EngineOptions& Engine::options() const { return impl_->options; }
 void Engine::submit(GenerationRequest request) { impl_->loop->submit(std::move(request)); }
 void Engine::cancel(const std::string& id) { impl_->loop->cancel(id); }

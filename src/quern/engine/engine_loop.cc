@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "quern/base/error.h"
@@ -13,6 +14,8 @@ namespace quern::engine {
 namespace {
 
 constexpr double kLogIntervalSeconds = 10;
+// Logits of so many prompt tokens are held at once.
+constexpr int kPromptRows = 32;
 
 }  // namespace
 
@@ -31,6 +34,7 @@ struct EngineLoop::Generation : Sequence {
       images.push_back({image.offset, image.patches->num_tokens, image.hash});
     }
     prefix_keys = make_prefix_keys(request.cache_salt, images);
+    reads_prefix_cache = !request.sampling.prompt_logprobs;
   }
 
   std::span<const TokenId> output() const {
@@ -40,6 +44,8 @@ struct EngineLoop::Generation : Sequence {
   const GenerationRequest request;
   OutputProcessor processor;
   RandomKey random_key;
+  std::vector<TokenLogprobs> prompt_logprobs;  // until the first output
+  int num_scored = 1;  // prompt tokens that need no log-probability any more
   bool finished = false;
 };
 
@@ -241,10 +247,39 @@ void EngineLoop::step() {
   counters_.max_requests_in_step =
       std::max<std::uint64_t>(counters_.max_requests_in_step, scheduled.size());
   std::size_t row = 0;
+  int first_token = 0;
   for (const ScheduledChunk& chunk : scheduled) {
+    auto& generation = static_cast<Generation&>(*chunk.sequence);
+    if (generation.request.sampling.prompt_logprobs) score_prompt(generation, first_token, chunk);
+    first_token += chunk.count;
     if (!chunk.samples) continue;
-    sample_token(static_cast<Generation&>(*chunk.sequence),
-                 logits.subspan(row++ * vocab_size, vocab_size));
+    const std::span<const float> row_logits = logits.subspan(row++ * vocab_size, vocab_size);
+    if (!generation.finished) sample_token(generation, row_logits);
+  }
+}
+
+// Log-probabilities of the prompt tokens behind those of the chunk; each once, though a preempted
+// sequence is computed again.
+void EngineLoop::score_prompt(Generation& generation, int first_row, const ScheduledChunk& chunk) {
+  const auto vocab_size = static_cast<std::size_t>(runner_.vocab_size());
+  const int end = std::min(chunk.start + chunk.count + 1, generation.num_prompt_tokens);
+  try {
+    while (generation.num_scored < end) {
+      const int count = std::min(kPromptRows, end - generation.num_scored);
+      std::vector<std::int32_t> rows(static_cast<std::size_t>(count));
+      std::iota(rows.begin(), rows.end(), first_row + generation.num_scored - 1 - chunk.start);
+      prompt_logits_.resize(kPromptRows * vocab_size);
+      const std::span<float> logits = std::span(prompt_logits_).first(rows.size() * vocab_size);
+      runner_.logits_of(rows, logits);
+      for (std::size_t i = 0; i < rows.size(); ++i, ++generation.num_scored) {
+        generation.prompt_logprobs.push_back(sampler_.log_probabilities(
+            logits.subspan(i * vocab_size, vocab_size),
+            generation.tokens[static_cast<std::size_t>(generation.num_scored)],
+            *generation.request.sampling.prompt_logprobs));
+      }
+    }
+  } catch (const std::exception& error) {
+    this->end(generation, FinishReason::kError, error.what());
   }
 }
 
@@ -306,6 +341,7 @@ void EngineLoop::sample_token(Generation& generation, std::span<const float> log
                                                     .eos_token_ids = options_.eos_token_ids,
                                                     .key = generation.random_key});
     if (generation.output().empty()) {
+      output.prompt_logprobs = std::move(generation.prompt_logprobs);
       counters_.prompt_tokens += static_cast<std::uint64_t>(generation.num_prompt_tokens);
     }
     ++counters_.generation_tokens;

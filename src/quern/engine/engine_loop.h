@@ -77,6 +77,7 @@ class EngineLoop {
   void build_chunks(std::span<const ScheduledChunk> scheduled);
   void add_features(const ScheduledChunk& chunk);
   void sample_token(Generation& generation, std::span<const float> logits);
+  void score_prompt(Generation& generation, int first_row, const ScheduledChunk& chunk);
   void end(Generation& generation, FinishReason reason, const std::string& error);
   void end_all(FinishReason reason, const std::string& error);
   void fail(const std::exception& error);
@@ -98,7 +99,8 @@ class EngineLoop {
   std::vector<Command> commands_;
   std::vector<model::SequenceChunk> chunks_;
   std::vector<model::FeatureRows> features_;  // of chunks_, one behind the other
-  std::unique_ptr<float[]> logits_;  // [max_num_seqs, vocabulary], touched as far as it is used
+  std::unique_ptr<float[]> logits_;   // [max_num_seqs, vocabulary], touched as far as it is used
+  std::vector<float> prompt_logits_;  // [at most kPromptRows, vocabulary]
   std::vector<Delivery> deliveries_;
   EngineStats counters_;
   std::uint64_t num_started_ = 0;

@@ -45,12 +45,16 @@ struct SamplingParams {
   std::vector<std::string> stop;
   std::vector<std::int32_t> stop_token_ids;
   std::vector<std::pair<std::int32_t, float>> logit_bias;
+  std::vector<std::int32_t> allowed_token_ids;       // empty: all
+  std::vector<std::vector<std::int32_t>> bad_words;  // sequences that the output never completes
   bool ignore_eos = false;
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
   // Look for stop strings inside reasoning too (vLLM before the fix of its issue 52393).
   bool stop_in_reasoning = false;
   std::optional<int> logprobs;  // number of top alternatives; 0 = only the chosen token, -1 = all
+  std::optional<int> prompt_logprobs;           // the same of the prompt's tokens
+  std::vector<std::int32_t> logprob_token_ids;  // in place of the top alternatives
 
   // Throws InvalidRequest with vLLM's texts, complete with its suffix where it has one
   // ("temperature must be in [0, 2], got 3.0. (parameter=temperature, value=3.0)").
@@ -69,6 +73,7 @@ struct TokenLogprob {
 // first.
 struct TokenLogprobs {
   TokenLogprob chosen;
+  int rank = 0;  // of the chosen token: 1 = none is more probable
   std::vector<TokenLogprob> top;
 };
 
@@ -77,6 +82,8 @@ struct Output {
   std::string text;                     // complete UTF-8, stop strings cut off
   std::vector<std::int32_t> token_ids;  // includes tokens whose text is held back
   std::vector<TokenLogprobs> logprobs;  // one a token when asked for
+  // Of the prompt's tokens from the second on, in the first output only.
+  std::vector<TokenLogprobs> prompt_logprobs;
   std::optional<FinishReason> finish_reason;
   std::string stop_string;  // which stop string ended it
   std::optional<std::int32_t> stop_token_id;

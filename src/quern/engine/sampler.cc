@@ -44,25 +44,30 @@ SampledToken Sampler::sample(std::span<const float> logits, const SamplingInput&
   check_finite(logits);
   const std::span<const float> adjusted = adjust(logits, input);
   const TokenId best = argmax(adjusted);
-  if (adjusted[index(best)] == kMasked) throw Error("min_tokens masks every token");
+  if (adjusted[index(best)] == kMasked) {
+    throw Error("the request's masks (allowed_token_ids, bad_words, min_tokens) leave no token");
+  }
   SampledToken result;
   result.token =
       input.params.temperature < kGreedyBelow ? best : draw(adjusted, adjusted[index(best)], input);
   if (input.params.logprobs) {
-    result.logprobs = log_probabilities(logits, result.token, *input.params.logprobs);
+    result.logprobs =
+        scores(logits, result.token, *input.params.logprobs, input.params.logprob_token_ids);
   }
   return result;
 }
 
-// min_tokens mask, logit_bias, penalties; on a copy, and only when there is something to do.
+// Masks, logit_bias, penalties; on a copy, and only when there is something to do.
 std::span<const float> Sampler::adjust(std::span<const float> logits, const SamplingInput& input) {
   const SamplingParams& params = input.params;
   const bool masks_stop = static_cast<int>(input.output.size()) < params.min_tokens;
   const bool penalizes = params.repetition_penalty != 1 || params.frequency_penalty != 0 ||
                          params.presence_penalty != 0;
-  if (!masks_stop && !penalizes && params.logit_bias.empty()) return logits;
+  const bool restricts = !params.allowed_token_ids.empty() || !params.bad_words.empty();
+  if (!masks_stop && !penalizes && !restricts && params.logit_bias.empty()) return logits;
 
   std::ranges::copy(logits, adjusted_.begin());
+  if (restricts) keep_allowed(input);
   if (masks_stop) {
     for (const TokenId token : input.eos_token_ids) adjusted_[index(token)] = kMasked;
     for (const TokenId token : params.stop_token_ids) adjusted_[index(token)] = kMasked;
@@ -72,6 +77,25 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, const Samp
   }
   if (penalizes) penalize(input);
   return adjusted_;
+}
+
+// A bad word of several tokens loses its last one where the output ends with the others.
+void Sampler::keep_allowed(const SamplingInput& input) {
+  const SamplingParams& params = input.params;
+  if (!params.allowed_token_ids.empty()) {
+    for (const TokenId token : params.allowed_token_ids) counts_[index(token)] = 1;
+    for (std::size_t i = 0; i < adjusted_.size(); ++i) {
+      if (counts_[i] == 0) adjusted_[i] = kMasked;
+    }
+    for (const TokenId token : params.allowed_token_ids) counts_[index(token)] = 0;
+  }
+  for (const std::vector<TokenId>& word : params.bad_words) {
+    const std::span<const TokenId> before = std::span(word).first(word.size() - 1);
+    if (before.size() <= input.output.size() &&
+        std::ranges::equal(before, input.output.last(before.size()))) {
+      adjusted_[index(word.back())] = kMasked;
+    }
+  }
 }
 
 void Sampler::penalize(const SamplingInput& input) {
@@ -167,10 +191,16 @@ void Sampler::keep_top_p(float top_p) {
   std::ranges::reverse(candidates_);
 }
 
-// l - log(sum of exp) of the raw logits, summed in token order; the `num_top` largest (-1 = all),
-// ties by lower token id.
 TokenLogprobs Sampler::log_probabilities(std::span<const float> logits, TokenId chosen,
                                          int num_top) {
+  check_finite(logits);
+  return scores(logits, chosen, num_top, {});
+}
+
+// l - log(sum of exp) of the raw logits, summed in token order; of the `wanted` tokens if there are
+// any, else of the `num_top` largest (-1 = all), ties by lower token id.
+TokenLogprobs Sampler::scores(std::span<const float> logits, TokenId chosen, int num_top,
+                              std::span<const TokenId> wanted) {
   const float largest = *std::ranges::max_element(logits);
   double sum = 0;
   for (const float logit : logits) sum += static_cast<double>(std::exp(logit - largest));
@@ -182,17 +212,21 @@ TokenLogprobs Sampler::log_probabilities(std::span<const float> logits, TokenId 
 
   TokenLogprobs result;
   result.chosen = entry(chosen);
-  const std::size_t wanted = num_top < 0 ? logits.size() : std::min(index(num_top), logits.size());
-  if (wanted == 0) return result;
+  const float chosen_logit = logits[index(chosen)];
+  result.rank = static_cast<int>(
+      std::ranges::count_if(logits, [&](float logit) { return logit >= chosen_logit; }));
+  for (const TokenId token : wanted) result.top.push_back(entry(token));
+  const std::size_t count = num_top < 0 ? logits.size() : std::min(index(num_top), logits.size());
+  if (count == 0 || !wanted.empty()) return result;
   ranking_.resize(logits.size());
   std::iota(ranking_.begin(), ranking_.end(), 0);
-  const auto middle = ranking_.begin() + static_cast<std::ptrdiff_t>(wanted);
+  const auto middle = ranking_.begin() + static_cast<std::ptrdiff_t>(count);
   std::partial_sort(ranking_.begin(), middle, ranking_.end(), [&](TokenId a, TokenId b) {
     const float x = logits[index(a)];
     const float y = logits[index(b)];
     return x != y ? x > y : a < b;
   });
-  result.top.reserve(wanted);
+  result.top.reserve(count);
   for (auto it = ranking_.begin(); it != middle; ++it) result.top.push_back(entry(*it));
   return result;
 }

@@ -26,8 +26,9 @@ struct SampledToken {
   std::optional<TokenLogprobs> logprobs;
 };
 
-// The order of vLLM v1/sample/sampler.py: log-probabilities of the raw logits, min_tokens mask,
-// logit_bias, penalties, greedy; else temperature, min_p, top_k (ties kept), top_p, draw.
+// The order of vLLM v1/sample/sampler.py: log-probabilities of the raw logits, allowed tokens,
+// bad words, min_tokens mask, logit_bias, penalties, greedy; else temperature, min_p, top_k (ties
+// kept), top_p, draw.
 // The draw is by inversion of the cumulative sum, in token order (by descending logit under top_p),
 // at one uniform number. Scratch is kept between calls. Not thread-safe.
 class Sampler {
@@ -36,6 +37,9 @@ class Sampler {
 
   // `logits` [vocabulary]. Throws Error when they are not finite.
   SampledToken sample(std::span<const float> logits, const SamplingInput& input);
+  // Of any token under the raw logits, with the `num_top` most probable (-1 = all). Throws as
+  // sample().
+  TokenLogprobs log_probabilities(std::span<const float> logits, TokenId chosen, int num_top);
 
  private:
   struct Candidate {
@@ -51,7 +55,9 @@ class Sampler {
   TokenId draw(std::span<const float> logits, float maximum, const SamplingInput& input);
   float kth_largest(std::span<const float> logits, int k);
   void keep_top_p(float top_p);
-  TokenLogprobs log_probabilities(std::span<const float> logits, TokenId chosen, int num_top);
+  void keep_allowed(const SamplingInput& input);
+  TokenLogprobs scores(std::span<const float> logits, TokenId chosen, int num_top,
+                       std::span<const TokenId> wanted);
 
   std::vector<float> adjusted_;        // [vocabulary]
   std::vector<int> counts_;            // [vocabulary], zero between calls

@@ -62,6 +62,19 @@ void check_stop_strings(const std::vector<std::string>& stop) {
   }
 }
 
+void check_logprobs(const char* parameter, const char* kind, const std::optional<int>& count,
+                    int vocab_size, int max_logprobs) {
+  if (!count) return;
+  require_named(*count >= -1, parameter, "must be non-negative or -1", *count);
+  const int wanted = *count == -1 ? vocab_size : *count;
+  if (max_logprobs != -1 && wanted > max_logprobs) {
+    throw InvalidRequest(fmt::format("Requested {} logprobs of {}, which is greater than max "
+                                     "allowed: {} (parameter={}, value={})",
+                                     kind, wanted, max_logprobs, parameter, *count),
+                         parameter);
+  }
+}
+
 }  // namespace
 
 // Conditions are written so that NaN fails them.
@@ -89,16 +102,18 @@ void SamplingParams::validate(int vocab_size, int max_logprobs) const {
     require_tokens("logit_bias", token, vocab_size);
     require(std::isfinite(bias), "logit_bias", "must be finite", bias);
   }
-  if (logprobs) {
-    require_named(*logprobs >= -1, "logprobs", "must be non-negative or -1", *logprobs);
-    const int wanted = *logprobs == -1 ? vocab_size : *logprobs;
-    if (max_logprobs != -1 && wanted > max_logprobs) {
-      throw InvalidRequest(fmt::format("Requested sample logprobs of {}, which is greater than max "
-                                       "allowed: {} (parameter=logprobs, value={})",
-                                       wanted, max_logprobs, *logprobs),
-                           "logprobs");
-    }
+  for (const std::int32_t token : allowed_token_ids) {
+    require_tokens("allowed_token_ids", token, vocab_size);
   }
+  for (const std::vector<std::int32_t>& word : bad_words) {
+    QUERN_CHECK(!word.empty());
+    for (const std::int32_t token : word) require_tokens("bad_words", token, vocab_size);
+  }
+  for (const std::int32_t token : logprob_token_ids) {
+    require_tokens("logprob_token_ids", token, vocab_size);
+  }
+  check_logprobs("logprobs", "sample", logprobs, vocab_size, max_logprobs);
+  check_logprobs("prompt_logprobs", "prompt", prompt_logprobs, vocab_size, max_logprobs);
 }
 
 std::string_view finish_reason_name(FinishReason reason) {

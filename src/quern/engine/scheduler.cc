@@ -72,7 +72,9 @@ void Scheduler::schedule_waiting(int& budget) {
 // nothing, and returns 0.
 int Scheduler::admit(Sequence& sequence, int budget) {
   hit_.clear();
-  pool_.find_prefix(sequence.tokens, sequence.prefix_keys, hit_);
+  if (sequence.reads_prefix_cache) {
+    pool_.find_prefix(sequence.tokens, sequence.prefix_keys, hit_);
+  }
   const int num_hit = static_cast<int>(hit_.size());
   const int cached = num_hit * kBlockTokens;
   const int count = take_images(sequence, cached, std::min(sequence.num_tokens() - cached, budget));
@@ -87,7 +89,7 @@ int Scheduler::admit(Sequence& sequence, int budget) {
   QUERN_CHECK(pool_.allocate(needed, sequence.blocks));
   sequence.num_computed = cached;
   sequence.num_full_blocks = num_hit;
-  if (pool_.prefix_caching() && !sequence.was_admitted) {
+  if (pool_.prefix_caching() && sequence.reads_prefix_cache && !sequence.was_admitted) {
     sequence.num_cached_prompt_tokens = cached;
     prefix_cache_queries_ += static_cast<std::uint64_t>(sequence.num_tokens());
     prefix_cache_hits_ += static_cast<std::uint64_t>(cached);

@@ -28,6 +28,7 @@ struct Sequence {
   int num_prompt_tokens = 0;
   std::vector<SequenceImage> images;     // by offset, not overlapping
   std::vector<std::string> prefix_keys;  // see BlockPool; make_prefix_keys()
+  bool reads_prefix_cache = true;        // false: every prompt token has to be computed
 
   // Kept by the scheduler.
   int num_computed = 0;              // tokens whose keys and values are in the cache

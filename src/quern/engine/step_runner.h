@@ -23,6 +23,9 @@ class StepRunner {
   virtual void encode(const vision::ImagePatches& patches, std::span<float> features) = 0;
   // `logits` [chunks with wants_logits, vocabulary]: of the last token of each, in order.
   virtual void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) = 0;
+  // `logits` [tokens, vocabulary] of any tokens of the last run(), by their number in the step (its
+  // chunks laid end to end).
+  virtual void logits_of(std::span<const std::int32_t> tokens, std::span<float> logits) = 0;
 };
 
 }  // namespace quern::engine

@@ -263,6 +263,14 @@ struct TextModel::Impl {
     if (trace != nullptr && trace->on_all_logits) all_logits(in, *trace);
   }
 
+  // The normed input of the head stays in `x` until the next forward pass.
+  void logits_of(std::span<const std::int32_t> tokens, std::span<float> logits) {
+    const auto rows = static_cast<std::int32_t>(token_ids.size());
+    for (const std::int32_t token : tokens) QUERN_CHECK(token >= 0 && token < rows);
+    QUERN_CHECK(logits.size() == tokens.size() * static_cast<std::size_t>(config.vocab_size));
+    backend.logits(*lm_head, x.first_rows(rows), tokens, logits);
+  }
+
   void all_logits(Matrix in, const ForwardTrace& trace) {
     std::vector<std::int32_t> all(static_cast<std::size_t>(in.rows));
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int32_t>(i);
@@ -316,6 +324,10 @@ kernels::KvCacheSpec TextModel::kv_cache_spec(int num_blocks) const {
 void TextModel::forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache,
                         std::span<float> logits, const ForwardTrace* trace) {
   impl_->forward(chunks, cache, logits, trace);
+}
+
+void TextModel::logits(std::span<const std::int32_t> tokens, std::span<float> logits) {
+  impl_->logits_of(tokens, logits);
 }
 
 }  // namespace quern::model

@@ -66,6 +66,9 @@ class TextModel {
   void forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache,
                std::span<float> logits, const ForwardTrace* trace = nullptr);
 
+  // `logits` [tokens, vocab_size] of any tokens of the last forward(), by their number in the step.
+  void logits(std::span<const std::int32_t> tokens, std::span<float> logits);
+
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;

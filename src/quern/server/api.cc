@@ -25,7 +25,7 @@ bool same_key(std::string_view a, std::string_view b) {
 
 std::vector<Route> all_routes() {
   std::vector<Route> routes;
-  for (const auto& family : {system_routes(), chat_routes()}) {
+  for (const auto& family : {system_routes(), chat_routes(), completion_routes()}) {
     std::copy(family.begin(), family.end(), std::back_inserter(routes));
   }
   return routes;

@@ -25,6 +25,7 @@ std::optional<ChatDelta> ChatAnswer::feed(int index, engine::Output output) {
     throw ApiError(500, output.error.empty() ? "The generation failed." : output.error);
   }
   cached_tokens_ = output.cached_tokens;
+  if (!output.prompt_logprobs.empty()) prompt_logprobs_ = std::move(output.prompt_logprobs);
   choice.completion_tokens = output.completion_tokens;
 
   for (OutputEvent& event : choice.parser.feed(output.text)) add_event(choice, std::move(event));

@@ -11,37 +11,19 @@
 
 #include "quern/base/json.h"
 #include "quern/engine/request.h"
+#include "quern/server/generation_plan.h"
 #include "quern/text/output_parser.h"
 
 namespace quern::server {
 
-// A checked request, rendered and tokenized: nothing of it can fail but the engine.
-struct ChatPlan {
-  std::string id;  // "chatcmpl-..."
-  std::string model;
+struct ChatPlan : GenerationPlan {
   std::string role = "assistant";
-  std::int64_t created = 0;
-  int n = 1;
-
-  std::vector<std::int32_t> prompt;
-  std::vector<engine::ImageInput> images;
-  engine::SamplingParams sampling;
-  engine::ReasoningFormat reasoning;
-  std::string cache_salt;
-
   OutputParserOptions parser;
   Json tools;
   bool named_tool = false;  // tool_choice names a function: finish_reason stays "stop"
   bool parallel_tool_calls = true;
   bool include_reasoning = true;
-
   std::string echo;  // text that the answer begins with
-  bool logprobs = false;
-  bool return_token_ids = false;
-  bool tokens_as_ids = false;  // "token_id:N" instead of the token's text
-  bool stream = false;
-  bool include_usage = false;
-  bool continuous_usage = false;
 };
 
 struct ToolCallDelta {
@@ -66,12 +48,6 @@ struct ChatDelta {
   bool has_message() const { return !reasoning.empty() || !content.empty() || !tool_calls.empty(); }
 };
 
-struct Usage {
-  int prompt_tokens = 0;
-  int completion_tokens = 0;
-  int cached_tokens = 0;
-};
-
 // Turns the outputs of all choices of a plan into deltas. Not thread-safe.
 class ChatAnswer {
  public:
@@ -84,6 +60,7 @@ class ChatAnswer {
   // All choices have ended.
   bool finished() const { return open_ == 0; }
   Usage usage() const;
+  const std::vector<engine::TokenLogprobs>& prompt_logprobs() const { return prompt_logprobs_; }
 
  private:
   struct Choice {
@@ -101,6 +78,7 @@ class ChatAnswer {
   std::size_t open_;
   int prompt_tokens_;
   int cached_tokens_ = 0;
+  std::vector<engine::TokenLogprobs> prompt_logprobs_;
 };
 
 struct ChatChoice {
@@ -115,6 +93,7 @@ struct ChatChoice {
 
 struct ChatCompletion {
   std::vector<ChatChoice> choices;
+  std::vector<engine::TokenLogprobs> prompt_logprobs;
   Usage usage;
 
   void add(const ChatDelta& delta);

@@ -13,10 +13,8 @@ namespace quern::server {
 namespace {
 
 // The members of ChatRequest whose type says all about how they are read.
-using Member =
-    std::variant<bool ChatRequest::*, std::int64_t ChatRequest::*, double ChatRequest::*,
-                 std::string ChatRequest::*, std::optional<std::int64_t> ChatRequest::*,
-                 std::optional<double> ChatRequest::*, std::vector<std::int64_t> ChatRequest::*>;
+using Member = std::variant<bool ChatRequest::*, std::int64_t ChatRequest::*,
+                            std::string ChatRequest::*, std::optional<std::int64_t> ChatRequest::*>;
 
 struct Field {
   std::string_view name;
@@ -24,25 +22,10 @@ struct Field {
 };
 
 const auto kFields = std::to_array<Field>({
-    {"model", &ChatRequest::model},
     {"max_completion_tokens", &ChatRequest::max_completion_tokens},
     {"max_tokens", &ChatRequest::max_tokens},
-    {"temperature", &ChatRequest::temperature},
-    {"top_p", &ChatRequest::top_p},
-    {"top_k", &ChatRequest::top_k},
-    {"min_p", &ChatRequest::min_p},
-    {"presence_penalty", &ChatRequest::presence_penalty},
-    {"frequency_penalty", &ChatRequest::frequency_penalty},
-    {"repetition_penalty", &ChatRequest::repetition_penalty},
-    {"seed", &ChatRequest::seed},
-    {"n", &ChatRequest::n},
-    {"stop_token_ids", &ChatRequest::stop_token_ids},
-    {"include_stop_str_in_output", &ChatRequest::include_stop_str_in_output},
-    {"ignore_eos", &ChatRequest::ignore_eos},
-    {"min_tokens", &ChatRequest::min_tokens},
     {"logprobs", &ChatRequest::logprobs},
     {"top_logprobs", &ChatRequest::top_logprobs},
-    {"stream", &ChatRequest::stream},
     {"parallel_tool_calls", &ChatRequest::parallel_tool_calls},
     {"include_reasoning", &ChatRequest::include_reasoning},
     {"chat_template", &ChatRequest::chat_template},
@@ -50,11 +33,6 @@ const auto kFields = std::to_array<Field>({
     {"add_generation_prompt", &ChatRequest::add_generation_prompt},
     {"continue_final_message", &ChatRequest::continue_final_message},
     {"echo", &ChatRequest::echo},
-    {"skip_special_tokens", &ChatRequest::skip_special_tokens},
-    {"return_token_ids", &ChatRequest::return_token_ids},
-    {"return_tokens_as_token_ids", &ChatRequest::return_tokens_as_token_ids},
-    {"request_id", &ChatRequest::request_id},
-    {"cache_salt", &ChatRequest::cache_salt},
 });
 
 // Fields that change the answer and that this build does not implement: refused, not ignored.
@@ -65,49 +43,10 @@ constexpr auto kUnsupported = std::to_array<std::string_view>({
     "guided_choice",
     "guided_grammar",
     "thinking_token_budget",
-    "prompt_logprobs",
-    "logprob_token_ids",
-    "allowed_token_ids",
-    "bad_words",
-    "truncate_prompt_tokens",
     "documents",
     "mm_processor_kwargs",
     "media_io_kwargs",
 });
-
-Json parse_body(std::string_view body) {
-  Json json;
-  try {
-    json = parse_json(body, "body", {.max_depth = kMaxJsonDepth, .reject_duplicate_keys = false});
-  } catch (const Error& error) {
-    throw ApiError(
-        400,
-        fmt::format("1 validation error:\n  {{'type': 'json_invalid', 'loc': ('body',), "
-                    "'msg': 'JSON decode error', 'input': {{}}, 'ctx': {{'error': {}}}}}",
-                    python_repr(Json(error.what()))),
-        "body", "Bad Request");
-  }
-  if (!json.is_object()) {
-    throw ApiError(400,
-                   fmt::format("1 validation error:\n  {{'type': 'model_attributes_type', 'loc': "
-                               "('body',), 'msg': 'Input should be a valid dictionary or object to "
-                               "extract fields from', 'input': {}}}",
-                               python_repr(json)),
-                   "body", "Bad Request");
-  }
-  return json;
-}
-
-void read_stream_options(FieldReader& reader, ChatRequest& request, bool& given) {
-  Json options;
-  reader.read_json("stream_options", JsonKind::kObject, options);
-  given = options.is_object();
-  if (!given) return;
-  FieldReader nested(options, "'body', 'stream_options'");
-  nested.read("include_usage", request.include_usage);
-  nested.read("continuous_usage_stats", request.continuous_usage_stats);
-  reader.absorb(nested);
-}
 
 void refuse_unsupported(const Json& body) {
   for (const std::string_view name : kUnsupported) {
@@ -116,10 +55,6 @@ void refuse_unsupported(const Json& body) {
       throw ApiError(501, fmt::format("`{}` is not supported by this build yet.", name),
                      std::string(name));
     }
-  }
-  const auto beam = body.find("use_beam_search");
-  if (beam != body.end() && *beam == true) {
-    throw ApiError(501, "`use_beam_search` is not supported by this build yet.", "use_beam_search");
   }
   const auto format = body.find("response_format");
   if (format == body.end() || format->is_null()) return;
@@ -180,11 +115,7 @@ void check_tool_choice(const ChatRequest& request, FieldReader& reader) {
   }
 }
 
-void check_rules(const ChatRequest& request, const Json& body, bool stream_options) {
-  if (stream_options && !request.stream) {
-    throw parameter_error("Stream options can only be defined when `stream=True`.",
-                          "stream_options", body["stream_options"]);
-  }
+void check_rules(const ChatRequest& request, const Json& body) {
   if (request.tools.is_array() && request.tools.empty()) {
     throw parameter_error(
         "`tools` must not be an empty array. Either provide at least one tool or leave the field "
@@ -209,16 +140,6 @@ void check_rules(const ChatRequest& request, const Json& body, bool stream_optio
     throw ApiError(400,
                    "Cannot set both `continue_final_message` and `add_generation_prompt` to True.");
   }
-  for (const std::string& stop : request.stop) {
-    if (stop.empty())
-      throw parameter_error("stop cannot contain an empty string.", "stop", body["stop"]);
-  }
-  if (request.cache_salt.size() > 128 ||
-      request.cache_salt.find_first_of(std::string_view("@/\\\0", 4)) != std::string::npos) {
-    throw ApiError(400,
-                   "`cache_salt` must have at most 128 characters and no '@', '/', '\\' or NUL.",
-                   "cache_salt");
-  }
 }
 
 }  // namespace
@@ -229,16 +150,13 @@ ChatRequest parse_chat_request(std::string_view text) {
   FieldReader reader(body, "'body'");
   reader.require("messages");
   reader.read_json("messages", JsonKind::kList, request.messages);
+  read_sampling_request(reader, request);
   for (const Field& field : kFields) {
     std::visit([&](auto member) { reader.read(field.name, request.*member); }, field.member);
   }
-  reader.read_strings("stop", request.stop);
-  reader.read_bias("logit_bias", request.logit_bias);
   reader.read_json("tools", JsonKind::kList, request.tools);
   reader.read_json("tool_choice", JsonKind::kAny, request.tool_choice);
   reader.read_json("chat_template_kwargs", JsonKind::kObject, request.chat_template_kwargs);
-  bool stream_options = false;
-  read_stream_options(reader, request, stream_options);
   check_messages(request, reader);
   check_tools(request, reader);
   check_tool_choice(request, reader);
@@ -246,7 +164,8 @@ ChatRequest parse_chat_request(std::string_view text) {
     reader.fail("messages", "list_type", "Input should be a valid list", nullptr);
   }
   reader.finish();
-  check_rules(request, body, stream_options);
+  check_sampling_request(request, body);
+  check_rules(request, body);
   refuse_unsupported(body);
   if (request.continue_final_message && !body.contains("add_generation_prompt")) {
     request.add_generation_prompt = false;

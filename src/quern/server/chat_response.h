@@ -28,15 +28,11 @@ class ChatWriter {
   // Text that precedes the answer (echo).
   std::string content_event(int choice, const std::string& text) const;
   std::string usage_event(const Usage& usage) const;
-  static std::string event(const Json& json);
-  static std::string done_event();
 
  private:
   Json first_chunk(int choice, Json delta) const;
   Json chunk(Json choices) const;
   void add_usage(Json& chunk, int completion_tokens) const;
-  Json logprobs_json(const std::vector<engine::TokenLogprobs>& logprobs) const;
-  Json token_json(const engine::TokenLogprob& token) const;
 
   const ChatPlan& plan_;
   const Tokenizer& tokenizer_;

@@ -4,9 +4,10 @@
 #include <boost/asio/this_coro.hpp>
 #include <utility>
 
+#include "quern/server/answer_json.h"
 #include "quern/server/chat_preparation.h"
 #include "quern/server/chat_request.h"
-#include "quern/server/running_answer.h"
+#include "quern/server/running_generations.h"
 
 namespace quern::server {
 namespace {
@@ -19,7 +20,8 @@ asio::awaitable<void> answer_whole(ApiContext& api, HttpExchange& exchange, cons
   while (!running.finished()) {
     for (const ChatDelta& delta : co_await running.next()) completion.add(delta);
   }
-  completion.usage = running.usage();
+  completion.usage = running.answer().usage();
+  completion.prompt_logprobs = running.answer().prompt_logprobs();
   HttpResponse response;
   response.body = ChatWriter(plan, api.service.tokenizer(), api.options.writer).body(completion);
   co_await exchange.respond(std::move(response));
@@ -45,19 +47,18 @@ asio::awaitable<void> answer_stream(ApiContext& api, HttpExchange& exchange, con
       for (const ChatDelta& delta : co_await running.next()) piece += writer.delta_event(delta);
     } catch (const ApiError& error) {
       if (!begun) throw;
-      piece += ChatWriter::event(error.body());
+      piece += sse_event(error.body());
       failed = true;
     }
     if (!begun) {
-      HttpResponse head;
-      head.content_type = "text/event-stream; charset=utf-8";
-      head.headers = {{"Cache-Control", "no-cache"}};
-      co_await exchange.begin_stream(std::move(head));
+      co_await exchange.begin_stream(event_stream_head());
       piece.insert(0, opening(plan, writer));
       begun = true;
     }
-    if (running.finished() && plan.include_usage) piece += writer.usage_event(running.usage());
-    if (running.finished() || failed) piece += ChatWriter::done_event();
+    if (running.finished() && plan.include_usage) {
+      piece += writer.usage_event(running.answer().usage());
+    };
+    if (running.finished() || failed) piece += kDoneEvent;
     co_await exchange.write(std::move(piece));
   }
   co_await exchange.end_stream();

@@ -6,9 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <limits>
 #include <mutex>
-#include <random>
+#include <optional>
 #include <utility>
 
 #include "quern/server/api_error.h"
@@ -17,23 +16,6 @@
 
 namespace quern::server {
 namespace {
-
-constexpr int kMaxChoices = 16384;     // vLLM's bound of n
-constexpr double kGreedyBelow = 1e-5;  // vLLM sampling_params.py, _SAMPLING_EPS
-constexpr double kLowestTemperature = 0.01;
-constexpr float kMaxLogitBias = 100.0F;
-
-std::int64_t unix_time() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-// The value in the engine's type; what does not fit stays out of every valid range.
-int to_int(std::int64_t value) {
-  return static_cast<int>(std::clamp<std::int64_t>(value, std::numeric_limits<int>::min(),
-                                                   std::numeric_limits<int>::max()));
-}
 
 // The text of the last message, which the answer continues.
 std::string last_content(const Json& messages) {
@@ -49,19 +31,6 @@ std::string last_content(const Json& messages) {
   return text;
 }
 
-int choices(const ChatRequest& request, const engine::SamplingParams& sampling) {
-  if (request.n < 1) {
-    throw ApiError(400, fmt::format("n must be at least 1, got {}.", request.n), "n");
-  }
-  if (request.n > kMaxChoices) {
-    throw ApiError(400, fmt::format("n must be at most {}, got {}.", kMaxChoices, request.n), "n");
-  }
-  if (request.n > 1 && sampling.temperature < kGreedyBelow) {
-    throw ApiError(400, fmt::format("n must be 1 when using greedy sampling, got {}.", request.n));
-  }
-  return static_cast<int>(request.n);
-}
-
 // What a blocked caller waits on.
 struct Inbox {
   std::mutex mutex;
@@ -70,16 +39,6 @@ struct Inbox {
 };
 
 }  // namespace
-
-std::string random_id() {
-  thread_local std::mt19937_64 random = [] {
-    std::random_device device;
-    std::seed_seq seed{device(), device(), device(), device()};
-    return std::mt19937_64(seed);
-  }();
-  const std::uint64_t high = random();
-  return fmt::format("{:016x}{:016x}", high, random());
-}
 
 ChatService::ChatService(const Tokenizer& tokenizer, ChatTemplate chat_template,
                          Generator& generator, ChatServiceOptions options)
@@ -123,7 +82,6 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
   plan.id = "chatcmpl-" + (request.request_id.empty() ? random_id() : request.request_id);
   plan.model = options_.model_names.front();
   plan.role = options_.response_role;
-  plan.created = unix_time();
 
   const std::string choice = tool_choice(request);
   const Json kwargs = template_kwargs(request);
@@ -146,14 +104,16 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
   set_prompt(prompt, std::move(media), plan);
   if (request.echo && request.continue_final_message) plan.echo = last_content(messages);
 
-  plan.sampling = sampling(request);
-  plan.sampling.max_tokens = max_tokens(request, static_cast<int>(plan.prompt.size()));
-  plan.n = choices(request, plan.sampling);
-  try {
-    plan.sampling.validate(options_.vocab_size, options_.max_logprobs);
-  } catch (const engine::InvalidRequest& error) {
-    throw ApiError(400, error.what(), error.parameter());
+  const auto asked =
+      request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
+  const std::size_t whole = plan.prompt.size();
+  truncate_prompt(request, options_, asked.value_or(1), plan.prompt);
+  if (!plan.images.empty() && plan.prompt.size() != whole) {
+    throw ApiError(400, "A prompt with images cannot be truncated.", "truncate_prompt_tokens");
   }
+  std::optional<std::int64_t> logprobs;
+  if (request.logprobs) logprobs = request.top_logprobs;
+  plan_sampling(request, options_, asked, logprobs, tokenizer_, plan);
 
   const bool starts_inside = starts_in_reasoning(kwargs, prompt);
   plan.parser = {
@@ -163,21 +123,14 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
   if (options_.parse_reasoning) {
     plan.reasoning = {std::string(kThinkStart), std::string(kThinkEnd), starts_inside};
   }
-  plan.cache_salt = request.cache_salt;
   plan.tools = request.tools;
   plan.named_tool = choice == "named";
   plan.parallel_tool_calls = request.parallel_tool_calls;
   plan.include_reasoning = request.include_reasoning;
-  plan.logprobs = request.logprobs;
-  plan.return_token_ids = request.return_token_ids;
-  plan.tokens_as_ids = request.return_tokens_as_token_ids;
-  plan.stream = request.stream;
-  plan.include_usage = request.include_usage;
-  plan.continuous_usage = request.continuous_usage_stats;
   return plan;
 }
 
-void ChatService::check_model(const ChatRequest& request) const {
+void ChatService::check_model(const SamplingRequest& request) const {
   const auto& names = options_.model_names;
   if (request.model.empty() ||
       std::find(names.begin(), names.end(), request.model) != names.end()) {
@@ -232,101 +185,58 @@ std::string ChatService::tool_choice(const ChatRequest& request) const {
                  fmt::format("tool_choice=\"{}\" requires --tool-call-parser to be set", choice));
 }
 
-engine::SamplingParams ChatService::sampling(const ChatRequest& request) const {
-  const GenerationConfig& defaults = options_.defaults;
-  engine::SamplingParams params;
-  const double temperature = request.temperature.value_or(defaults.temperature.value_or(1.0));
-  params.temperature = static_cast<float>(
-      temperature >= kGreedyBelow ? std::max(temperature, kLowestTemperature) : temperature);
-  params.top_p = static_cast<float>(request.top_p.value_or(defaults.top_p.value_or(1.0)));
-  params.top_k = to_int(request.top_k.value_or(defaults.top_k.value_or(0)));
-  params.min_p = static_cast<float>(request.min_p.value_or(defaults.min_p.value_or(0.0)));
-  params.repetition_penalty = static_cast<float>(
-      request.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1.0)));
-  params.presence_penalty = static_cast<float>(request.presence_penalty);
-  params.frequency_penalty = static_cast<float>(request.frequency_penalty);
-  if (request.seed && *request.seed != -1) params.seed = request.seed;
-  params.min_tokens = to_int(request.min_tokens);
-  params.stop = request.stop;
-  for (const std::int64_t id : request.stop_token_ids) params.stop_token_ids.push_back(to_int(id));
-  for (const auto& [id, bias] : request.logit_bias) {
-    params.logit_bias.emplace_back(
-        to_int(id), std::clamp(static_cast<float>(bias), -kMaxLogitBias, kMaxLogitBias));
-  }
-  params.ignore_eos = request.ignore_eos;
-  params.include_stop_str_in_output = request.include_stop_str_in_output;
-  params.skip_special_tokens = request.skip_special_tokens;
-  params.stop_in_reasoning = options_.stop_in_reasoning;
-  if (request.logprobs) params.logprobs = to_int(request.top_logprobs);
-  return params;
+std::string ChatService::generation_id(const GenerationPlan& plan, int choice) {
+  return fmt::format("{}#{}-{}", plan.id, plan.serial, choice);
 }
 
-// A request that asks for more than fits is an error; one that does not say gets what is left.
-int ChatService::max_tokens(const ChatRequest& request, int prompt_tokens) const {
-  const std::int64_t limit = options_.max_model_len;
-  const auto asked =
-      request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
-  if (asked && *asked < 1) {
-    throw parameter_error(fmt::format("max_tokens must be at least 1, got {}.", *asked),
-                          "max_tokens", *asked);
-  }
-  const std::int64_t wanted = asked.value_or(1);
-  if (prompt_tokens > limit - wanted) {
-    // vLLM stops tokenizing one token behind the most that fits, and says that number.
-    const std::int64_t at_least = std::max<std::int64_t>(0, limit - wanted) + 1;
-    throw ApiError(
-        400,
-        fmt::format("This model's maximum context length is {} tokens. However, you requested {} "
-                    "output tokens and your prompt contains at least {} input tokens, for a total "
-                    "of at least {} tokens. Please reduce the length of the input prompt or the "
-                    "number of requested output tokens. (parameter=input_tokens, value={})",
-                    limit, wanted, at_least, at_least + wanted, at_least),
-        "input_tokens");
-  }
-  std::int64_t result = asked.value_or(limit - prompt_tokens);
-  if (options_.defaults.max_new_tokens)
-    result = std::min(result, *options_.defaults.max_new_tokens);
-  return to_int(result);
-}
-
-std::string ChatService::generation_id(const ChatPlan& plan, int choice) {
-  return plan.n == 1 ? plan.id : fmt::format("{}-{}", plan.id, choice);
-}
-
-void ChatService::start(const ChatPlan& plan, Sink sink) {
-  if (in_flight_->fetch_add(plan.n) + plan.n > options_.max_in_flight) {
-    in_flight_->fetch_sub(plan.n);
+void ChatService::start(std::span<const GenerationPlan> plans, Sink sink) {
+  int total = 0;
+  for (const GenerationPlan& plan : plans) total += plan.n;
+  if (in_flight_->fetch_add(total) + total > options_.max_in_flight) {
+    in_flight_->fetch_sub(total);
     throw ApiError(429, "The server's queue is full. Please try again later.");
   }
   const auto shared_sink = std::make_shared<Sink>(std::move(sink));
-  for (int choice = 0; choice < plan.n; ++choice) {
-    engine::GenerationRequest request;
-    request.id = generation_id(plan, choice);
-    request.prompt = plan.prompt;
-    request.images = plan.images;
-    request.sampling = plan.sampling;
-    if (request.sampling.seed) *request.sampling.seed += choice;
-    request.reasoning = plan.reasoning;
-    request.cache_salt = plan.cache_salt;
-    request.on_output = [in_flight = in_flight_, shared_sink, choice](engine::Output output) {
-      if (output.finish_reason) in_flight->fetch_sub(1);
-      (*shared_sink)(choice, std::move(output));
-    };
-    try {
-      generator_.submit(std::move(request));
-    } catch (const Error& error) {
-      in_flight_->fetch_sub(plan.n - choice);
-      for (int begun = 0; begun < choice; ++begun) generator_.cancel(generation_id(plan, begun));
-      if (const auto* invalid = dynamic_cast<const engine::InvalidRequest*>(&error)) {
-        throw ApiError(400, invalid->what(), invalid->parameter());
+  int begun = 0;
+  for (const GenerationPlan& plan : plans) {
+    for (int choice = 0; choice < plan.n; ++choice, ++begun) {
+      try {
+        generator_.submit(generation(plan, choice, begun, shared_sink));
+      } catch (const Error& error) {
+        in_flight_->fetch_sub(total - begun);
+        cancel(plans);
+        if (const auto* invalid = dynamic_cast<const engine::InvalidRequest*>(&error)) {
+          throw ApiError(400, invalid->what(), invalid->parameter());
+        }
+        throw ApiError(503, error.what());
       }
-      throw ApiError(503, error.what());
     }
   }
 }
 
-void ChatService::cancel(const ChatPlan& plan) {
-  for (int choice = 0; choice < plan.n; ++choice) generator_.cancel(generation_id(plan, choice));
+// `number` of the choice among those of all plans.
+engine::GenerationRequest ChatService::generation(const GenerationPlan& plan, int choice,
+                                                  int number,
+                                                  const std::shared_ptr<Sink>& sink) const {
+  engine::GenerationRequest request;
+  request.id = generation_id(plan, choice);
+  request.prompt = plan.prompt;
+  request.images = plan.images;
+  request.sampling = plan.sampling;
+  if (request.sampling.seed) *request.sampling.seed += choice;
+  request.reasoning = plan.reasoning;
+  request.cache_salt = plan.cache_salt;
+  request.on_output = [in_flight = in_flight_, sink, number](engine::Output output) {
+    if (output.finish_reason) in_flight->fetch_sub(1);
+    (*sink)(number, std::move(output));
+  };
+  return request;
+}
+
+void ChatService::cancel(std::span<const GenerationPlan> plans) {
+  for (const GenerationPlan& plan : plans) {
+    for (int choice = 0; choice < plan.n; ++choice) generator_.cancel(generation_id(plan, choice));
+  }
 }
 
 ChatCompletion ChatService::complete(const ChatRequest& request,
@@ -338,7 +248,7 @@ ChatCompletion ChatService::complete(const ChatRequest& request,
   if (!urls.empty()) media = options_.media->load(std::move(urls));
   const ChatPlan plan = this->plan(own, std::move(media));
   const auto inbox = std::make_shared<Inbox>();
-  start(plan, [inbox](int choice, engine::Output output) {
+  start(plan.alone(), [inbox](int choice, engine::Output output) {
     {
       const std::lock_guard lock(inbox->mutex);
       inbox->outputs.emplace_back(choice, std::move(output));
@@ -361,7 +271,7 @@ ChatCompletion ChatService::complete(const ChatRequest& request,
         }
         outputs.swap(inbox->outputs);
       }
-      if (stop != nullptr && *stop && !std::exchange(cancelled, true)) cancel(plan);
+      if (stop != nullptr && *stop && !std::exchange(cancelled, true)) cancel(plan.alone());
       for (auto& [choice, output] : outputs) {
         const auto delta = answer.feed(choice, std::move(output));
         if (!delta) continue;
@@ -370,10 +280,11 @@ ChatCompletion ChatService::complete(const ChatRequest& request,
       }
     }
   } catch (...) {
-    cancel(plan);
+    cancel(plan.alone());
     throw;
   }
   completion.usage = answer.usage();
+  completion.prompt_logprobs = answer.prompt_logprobs();
   return completion;
 }
 

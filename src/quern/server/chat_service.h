@@ -8,34 +8,30 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "quern/base/json.h"
-#include "quern/checkpoint/model_config.h"
 #include "quern/server/chat_answer.h"
 #include "quern/server/chat_request.h"
 #include "quern/server/generator.h"
 #include "quern/server/image_inputs.h"
 #include "quern/server/media_loader.h"
+#include "quern/server/sampling_plan.h"
 #include "quern/text/chat_template.h"
 #include "quern/text/tokenizer.h"
 
 namespace quern::server {
 
 // Facts of the model and choices of the operator.
-struct ChatServiceOptions {
+struct ChatServiceOptions : SamplingLimits {
   std::vector<std::string> model_names;  // the first one stands in answers; never empty
-  int max_model_len = 0;
-  int vocab_size = 0;
-  int max_logprobs = 20;
-  bool parse_reasoning = false;  // --reasoning-parser
-  bool parse_tools = false;      // --enable-auto-tool-choice and --tool-call-parser
-  bool stop_in_reasoning = false;
+  bool parse_reasoning = false;          // --reasoning-parser
+  bool parse_tools = false;              // --enable-auto-tool-choice and --tool-call-parser
   bool exclude_tools_when_tool_choice_none = false;
   bool trust_request_chat_template = false;
   Json default_chat_template_kwargs;  // object or null
-  GenerationConfig defaults;          // sampling defaults of the checkpoint or the operator
   std::string response_role = "assistant";
   std::shared_ptr<const ImageInputs> images;  // null: requests with images are refused
   std::shared_ptr<MediaLoader> media;         // what brings them in; with `images`
@@ -60,14 +56,16 @@ class ChatService {
   // Renders, tokenizes and checks; takes time in the length of the prompt and for each image.
   // `media`: what the request's URLs led to. Throws ApiError.
   ChatPlan plan(const ChatRequest& request, std::vector<Media> media = {}) const;
+  // Throws ApiError (404) for a model that is not served.
+  void check_model(const SamplingRequest& request) const;
 
-  // Starts the plan's generations. `sink` is called on the engine's thread, in order for each
-  // choice, the last time with finish_reason set; it must not block. Throws ApiError, and then has
-  // started none.
+  // Starts the generations of the plans. `sink` is called on the engine's thread, in order for each
+  // choice (plan number * n + number in the plan; all plans have the same n), the last time with
+  // finish_reason set; it must not block. Throws ApiError, and then has started none.
   using Sink = std::function<void(int choice, engine::Output output)>;
-  void start(const ChatPlan& plan, Sink sink);
-  // Ends what still runs of the plan; `sink` is called with kAbort.
-  void cancel(const ChatPlan& plan);
+  void start(std::span<const GenerationPlan> plans, Sink sink);
+  // Ends what still runs of the plans; `sink` is called with kAbort.
+  void cancel(std::span<const GenerationPlan> plans);
 
   // All of the above, media included, waiting for the end; `on_delta` sees each delta. Throws
   // ApiError. Setting
@@ -80,13 +78,12 @@ class ChatService {
 
  private:
   void set_prompt(const std::string& text, std::vector<Media> media, ChatPlan& plan) const;
-  void check_model(const ChatRequest& request) const;
   Json template_kwargs(const ChatRequest& request) const;
   // "auto", "none", "required" or "named".
   std::string tool_choice(const ChatRequest& request) const;
-  engine::SamplingParams sampling(const ChatRequest& request) const;
-  int max_tokens(const ChatRequest& request, int prompt_tokens) const;
-  static std::string generation_id(const ChatPlan& plan, int choice);
+  engine::GenerationRequest generation(const GenerationPlan& plan, int choice, int number,
+                                       const std::shared_ptr<Sink>& sink) const;
+  static std::string generation_id(const GenerationPlan& plan, int choice);
 
   const Tokenizer& tokenizer_;
   ChatTemplate template_;
@@ -95,8 +92,5 @@ class ChatService {
   // Shared with the callbacks of generations, which may outlive the service by a moment.
   std::shared_ptr<std::atomic<int>> in_flight_ = std::make_shared<std::atomic<int>>(0);
 };
-
-// 32 random hex digits.
-std::string random_id();
 
 }  // namespace quern::server

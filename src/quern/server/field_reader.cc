@@ -173,6 +173,10 @@ void FieldReader::read(std::string_view name, std::vector<std::int64_t>& value) 
   }
 }
 
+void FieldReader::read(std::string_view name, std::optional<std::vector<std::int64_t>>& value) {
+  if (find(name) != nullptr) read(name, value.emplace());
+}
+
 void FieldReader::read_json(std::string_view name, JsonKind kind, Json& value) {
   const Json* json = find(name);
   if (json == nullptr) return;

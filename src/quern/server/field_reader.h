@@ -29,6 +29,7 @@ class FieldReader {
   void read(std::string_view name, std::optional<std::int64_t>& value);
   void read(std::string_view name, std::optional<double>& value);
   void read(std::string_view name, std::vector<std::int64_t>& value);
+  void read(std::string_view name, std::optional<std::vector<std::int64_t>>& value);
   void read_json(std::string_view name, JsonKind kind, Json& value);
   // A string or a list of strings.
   void read_strings(std::string_view name, std::vector<std::string>& value);

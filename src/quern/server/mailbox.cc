@@ -17,6 +17,9 @@ void merge(engine::Output& into, engine::Output next) {
   into.text += next.text;
   into.token_ids.insert(into.token_ids.end(), next.token_ids.begin(), next.token_ids.end());
   std::move(next.logprobs.begin(), next.logprobs.end(), std::back_inserter(into.logprobs));
+  std::move(next.prompt_logprobs.begin(), next.prompt_logprobs.end(),
+            std::back_inserter(into.prompt_logprobs));
+  next.prompt_logprobs = std::move(into.prompt_logprobs);
   next.text = std::move(into.text);
   next.token_ids = std::move(into.token_ids);
   next.logprobs = std::move(into.logprobs);

@@ -3,7 +3,7 @@
 
 #include <utility>
 
-#include "quern/server/chat_service.h"
+#include "quern/server/sampling_plan.h"
 
 namespace quern::server {
 namespace {

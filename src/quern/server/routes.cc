@@ -2,19 +2,10 @@
 #include "quern/server/routes.h"
 
 #include <algorithm>
-#include <chrono>
+
+#include "quern/server/sampling_plan.h"
 
 namespace quern::server {
-namespace {
-
-std::int64_t unix_time() {
-  return std::chrono::duration_cast<std::chrono::seconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
-}  // namespace
-
 ApiContext::ApiContext(ChatService& chat_service, ApiOptions api_options)
     : service(chat_service),
       options(std::move(api_options)),
@@ -35,6 +26,13 @@ HttpResponse error_response(const ApiError& error) {
   HttpResponse response = json_response(error.status(), error.body());
   if (error.status() == 429) response.headers.emplace_back("Retry-After", "1");
   return response;
+}
+
+HttpResponse event_stream_head() {
+  HttpResponse head;
+  head.content_type = "text/event-stream; charset=utf-8";
+  head.headers = {{"Cache-Control", "no-cache"}};
+  return head;
 }
 
 void check_content_type(const HttpRequest& request) {

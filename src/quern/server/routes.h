@@ -65,11 +65,13 @@ struct Route {
 };
 
 // One function a family, each in a file of its own name.
-std::vector<Route> system_routes();  // health, ping, version, load, metrics, models
-std::vector<Route> chat_routes();    // /v1/chat/completions
+std::vector<Route> system_routes();      // health, ping, version, load, metrics, models
+std::vector<Route> chat_routes();        // /v1/chat/completions
+std::vector<Route> completion_routes();  // /v1/completions
 
 HttpResponse json_response(int status, const Json& json);
 HttpResponse error_response(const ApiError& error);
+HttpResponse event_stream_head();
 
 // Throws ApiError unless the body is declared as JSON.
 void check_content_type(const HttpRequest& request);

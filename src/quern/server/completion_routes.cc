@@ -1,0 +1,75 @@
+// POST /v1/completions, plain and streamed.
+// Must never send a status line before the engine's first output: an early failure is still a plain
+// HTTP error. Proved by tests/server/completion_test.cc.
+#include <boost/asio/this_coro.hpp>
+#include <utility>
+
+#include "quern/server/answer_json.h"
+#include "quern/server/completion_request.h"
+#include "quern/server/completion_response.h"
+#include "quern/server/running_generations.h"
+
+namespace quern::server {
+namespace {
+
+namespace asio = boost::asio;
+
+asio::awaitable<void> answer_whole(HttpExchange& exchange, RunningGenerations& running,
+                                   CompletionWriter& writer) {
+  while (!running.finished()) {
+    for (auto& [choice, output] : co_await running.next()) writer.feed(choice, std::move(output));
+  }
+  HttpResponse response;
+  response.body = writer.body();
+  co_await exchange.respond(std::move(response));
+}
+
+// Failures after the status line become an event.
+asio::awaitable<void> answer_stream(HttpExchange& exchange, const CompletionPlan& plan,
+                                    RunningGenerations& running, CompletionWriter& writer) {
+  bool begun = false;
+  bool failed = false;
+  while (!running.finished() && !failed) {
+    std::string piece;
+    try {
+      for (auto& [choice, output] : co_await running.next()) {
+        writer.feed(choice, std::move(output));
+        piece += writer.event(choice);
+      }
+    } catch (const ApiError& error) {
+      if (!begun) throw;
+      piece += sse_event(error.body());
+      failed = true;
+    }
+    if (!std::exchange(begun, true)) co_await exchange.begin_stream(event_stream_head());
+    const bool last = running.finished() || failed;
+    if (last && !failed && plan.first().include_usage) piece += writer.usage_event();
+    if (last) piece += kDoneEvent;
+    co_await exchange.write(std::move(piece));
+  }
+  co_await exchange.end_stream();
+}
+
+asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
+  check_content_type(exchange.request());
+  const CompletionPlan plan = co_await api.on_pool([&api, &body = exchange.request().body] {
+    CompletionRequest request = parse_completion_request(body);
+    api.service.check_model(request);
+    if (api.options.force_include_usage) request.include_usage = true;
+    return plan_completion(request, api.service.options(),
+                           api.service.options().model_names.front(), api.service.tokenizer());
+  });
+  RunningGenerations running(api, exchange, plan.prompts, co_await asio::this_coro::executor);
+  CompletionWriter writer(plan, api.service.tokenizer(), api.options.writer.prompt_tokens_details);
+  if (plan.first().stream) {
+    co_await answer_stream(exchange, plan, running, writer);
+  } else {
+    co_await answer_whole(exchange, running, writer);
+  }
+}
+
+}  // namespace
+
+std::vector<Route> completion_routes() { return {{"/v1/completions", {"POST"}, completions}}; }
+
+}  // namespace quern::server

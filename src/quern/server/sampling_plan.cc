@@ -1,0 +1,188 @@
+// See sampling_plan.h. Rules: vLLM sampling_params.py, renderers/params.py.
+#include "quern/server/sampling_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <limits>
+#include <random>
+
+#include "quern/server/api_error.h"
+
+namespace quern::server {
+namespace {
+
+constexpr int kMaxChoices = 16384;     // vLLM's bound of n
+constexpr double kGreedyBelow = 1e-5;  // vLLM sampling_params.py, _SAMPLING_EPS
+constexpr double kLowestTemperature = 0.01;
+constexpr float kMaxLogitBias = 100.0F;
+
+// The value in the engine's type; what does not fit stays out of every valid range.
+int to_int(std::int64_t value) {
+  return static_cast<int>(std::clamp<std::int64_t>(value, std::numeric_limits<int>::min(),
+                                                   std::numeric_limits<int>::max()));
+}
+
+int choices(const SamplingRequest& request, const engine::SamplingParams& sampling) {
+  if (request.n < 1) {
+    throw ApiError(400, fmt::format("n must be at least 1, got {}.", request.n), "n");
+  }
+  if (request.n > kMaxChoices) {
+    throw ApiError(400, fmt::format("n must be at most {}, got {}.", kMaxChoices, request.n), "n");
+  }
+  if (request.n > 1 && sampling.temperature < kGreedyBelow) {
+    throw ApiError(400, fmt::format("n must be 1 when using greedy sampling, got {}.", request.n));
+  }
+  return static_cast<int>(request.n);
+}
+
+// vLLM: a word with a blank before it counts too when that makes other tokens of the same number.
+std::vector<std::vector<std::int32_t>> word_tokens(const std::vector<std::string>& words,
+                                                   const Tokenizer& tokenizer) {
+  std::vector<std::vector<std::int32_t>> result;
+  for (const std::string& word : words) {
+    const std::string bare = word.substr(std::min(word.find_first_not_of(" \t\r\n"), word.size()));
+    if (bare.empty()) throw ApiError(400, "bad_words cannot contain a blank string.", "bad_words");
+    result.push_back(tokenizer.encode(bare));
+    std::vector<std::int32_t> inside = tokenizer.encode(" " + bare);
+    if (inside.front() != result.back().front() && inside.size() == result.back().size()) {
+      result.push_back(std::move(inside));
+    }
+  }
+  return result;
+}
+
+engine::SamplingParams sampling_params(const SamplingRequest& request, const SamplingLimits& limits,
+                                       const Tokenizer& tokenizer) {
+  const GenerationConfig& defaults = limits.defaults;
+  engine::SamplingParams params;
+  const double temperature = request.temperature.value_or(defaults.temperature.value_or(1.0));
+  params.temperature = static_cast<float>(
+      temperature >= kGreedyBelow ? std::max(temperature, kLowestTemperature) : temperature);
+  params.top_p = static_cast<float>(request.top_p.value_or(defaults.top_p.value_or(1.0)));
+  params.top_k = to_int(request.top_k.value_or(defaults.top_k.value_or(0)));
+  params.min_p = static_cast<float>(request.min_p.value_or(defaults.min_p.value_or(0.0)));
+  params.repetition_penalty = static_cast<float>(
+      request.repetition_penalty.value_or(defaults.repetition_penalty.value_or(1.0)));
+  params.presence_penalty = static_cast<float>(request.presence_penalty);
+  params.frequency_penalty = static_cast<float>(request.frequency_penalty);
+  if (request.seed && *request.seed != -1) params.seed = request.seed;
+  params.min_tokens = to_int(request.min_tokens);
+  params.stop = request.stop;
+  const auto ids = [](const std::vector<std::int64_t>& from, std::vector<std::int32_t>& to) {
+    for (const std::int64_t id : from) to.push_back(to_int(id));
+  };
+  ids(request.stop_token_ids, params.stop_token_ids);
+  ids(request.logprob_token_ids, params.logprob_token_ids);
+  if (request.allowed_token_ids) ids(*request.allowed_token_ids, params.allowed_token_ids);
+  params.bad_words = word_tokens(request.bad_words, tokenizer);
+  for (const auto& [id, bias] : request.logit_bias) {
+    params.logit_bias.emplace_back(
+        to_int(id), std::clamp(static_cast<float>(bias), -kMaxLogitBias, kMaxLogitBias));
+  }
+  params.ignore_eos = request.ignore_eos;
+  params.include_stop_str_in_output = request.include_stop_str_in_output;
+  params.skip_special_tokens = request.skip_special_tokens;
+  params.stop_in_reasoning = limits.stop_in_reasoning;
+  if (request.prompt_logprobs) params.prompt_logprobs = to_int(*request.prompt_logprobs);
+  return params;
+}
+
+// A request that asks for more than fits is an error; one that does not say gets what is left.
+int output_tokens(std::optional<std::int64_t> asked, const SamplingLimits& limits,
+                  std::int64_t prompt_tokens) {
+  if (asked && *asked < 1) {
+    throw parameter_error(fmt::format("max_tokens must be at least 1, got {}.", *asked),
+                          "max_tokens", *asked);
+  }
+  const std::int64_t limit = limits.max_model_len;
+  const std::int64_t wanted = asked.value_or(1);
+  if (prompt_tokens > limit - wanted) {
+    // vLLM stops tokenizing one token behind the most that fits, and says that number.
+    const std::int64_t at_least = max_prompt_tokens(limits, wanted) + 1;
+    throw ApiError(
+        400,
+        fmt::format("This model's maximum context length is {} tokens. However, you requested {} "
+                    "output tokens and your prompt contains at least {} input tokens, for a total "
+                    "of at least {} tokens. Please reduce the length of the input prompt or the "
+                    "number of requested output tokens. (parameter=input_tokens, value={})",
+                    limit, wanted, at_least, at_least + wanted, at_least),
+        "input_tokens");
+  }
+  std::int64_t result = asked.value_or(limit - prompt_tokens);
+  if (limits.defaults.max_new_tokens) {
+    result = std::min<std::int64_t>(result, *limits.defaults.max_new_tokens);
+  }
+  return to_int(result);
+}
+
+}  // namespace
+
+std::int64_t max_prompt_tokens(const SamplingLimits& limits, std::int64_t output_tokens) {
+  return std::max<std::int64_t>(0, limits.max_model_len - output_tokens);
+}
+
+void truncate_prompt(const SamplingRequest& request, const SamplingLimits& limits,
+                     std::int64_t output_tokens, std::vector<std::int32_t>& prompt) {
+  if (!request.truncate_prompt_tokens) return;
+  const std::int64_t fits = max_prompt_tokens(limits, output_tokens);
+  std::int64_t keep = *request.truncate_prompt_tokens;
+  if (keep > limits.max_model_len) {
+    throw parameter_error(fmt::format("truncate_prompt_tokens value ({}) is greater than "
+                                      "max_model_len ({}). Please request a smaller truncation "
+                                      "size.",
+                                      keep, limits.max_model_len),
+                          "truncate_prompt_tokens", keep);
+  }
+  if (keep == -1) keep = fits;
+  if (std::cmp_less_equal(prompt.size(), keep)) return;
+  if (request.truncation_side == "right") {
+    prompt.resize(static_cast<std::size_t>(keep));
+  } else {
+    prompt.erase(prompt.begin(), prompt.end() - keep);
+  }
+}
+
+void plan_sampling(const SamplingRequest& request, const SamplingLimits& limits,
+                   std::optional<std::int64_t> asked, std::optional<std::int64_t> logprobs,
+                   const Tokenizer& tokenizer, GenerationPlan& plan) {
+  static std::atomic<std::uint64_t> next_serial = 0;
+  plan.serial = ++next_serial;
+  plan.sampling = sampling_params(request, limits, tokenizer);
+  if (logprobs) plan.sampling.logprobs = to_int(*logprobs);
+  plan.sampling.max_tokens =
+      output_tokens(asked, limits, static_cast<std::int64_t>(plan.prompt.size()));
+  plan.n = choices(request, plan.sampling);
+  try {
+    plan.sampling.validate(limits.vocab_size, limits.max_logprobs);
+  } catch (const engine::InvalidRequest& error) {
+    throw ApiError(400, error.what(), error.parameter());
+  }
+  plan.created = unix_time();
+  plan.cache_salt = request.cache_salt;
+  plan.return_token_ids = request.return_token_ids;
+  plan.tokens_as_ids = request.return_tokens_as_token_ids;
+  plan.stream = request.stream;
+  plan.include_usage = request.include_usage;
+  plan.continuous_usage = request.include_usage && request.continuous_usage_stats;
+}
+
+std::string random_id() {
+  thread_local std::mt19937_64 random = [] {
+    std::random_device device;
+    std::seed_seq seed{device(), device(), device(), device()};
+    return std::mt19937_64(seed);
+  }();
+  const std::uint64_t high = random();
+  return fmt::format("{:016x}{:016x}", high, random());
+}
+
+std::int64_t unix_time() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+}  // namespace quern::server
