@@ -64,6 +64,12 @@ struct Seen {
   std::vector<float> all_logits;                   // [tokens, vocabulary] when asked for
 };
 
+// Features of an image and the position of their first placeholder.
+struct FeaturesAt {
+  std::span<const float> features;
+  std::size_t position = 0;
+};
+
 class ModelRunner {
  public:
   ModelRunner(const std::filesystem::path& directory, std::unique_ptr<kernels::Backend> backend,
@@ -78,13 +84,19 @@ class ModelRunner {
   }
 
   // Runs `tokens` from position `start` in chunks of `chunk`; returns the logits of the last token.
+  // Features take the place of embeddings from at.position in `tokens` on.
   std::vector<float> run(std::span<const std::int32_t> tokens, std::int32_t start = 0,
-                         std::size_t chunk = 1 << 20, Seen* seen = nullptr,
-                         bool all_logits = false) {
+                         std::size_t chunk = 1 << 20, Seen* seen = nullptr, bool all_logits = false,
+                         const FeaturesAt& at = {}) {
     std::vector<float> logits(static_cast<std::size_t>(model_.vocab_size()));
     for (std::size_t i = 0; i < tokens.size(); i += chunk) {
       const auto part = tokens.subspan(i, std::min(chunk, tokens.size() - i));
-      const model::SequenceChunk one{part, start + static_cast<std::int32_t>(i), table_, true};
+      const model::FeatureRows rows = rows_inside(at, i, part.size());
+      const model::SequenceChunk one{part,
+                                     start + static_cast<std::int32_t>(i),
+                                     table_,
+                                     true,
+                                     {&rows, rows.rows.empty() ? std::size_t{0} : 1}};
       const model::ForwardTrace trace = tracer(seen, all_logits);
       model_.forward({&one, 1}, *cache_, logits, seen != nullptr ? &trace : nullptr);
     }
@@ -110,6 +122,16 @@ class ModelRunner {
   std::span<const std::int32_t> block_table() const { return table_; }
 
  private:
+  // The part of an image's features that falls into tokens [begin, begin + count).
+  model::FeatureRows rows_inside(const FeaturesAt& at, std::size_t begin, std::size_t count) const {
+    const auto width = static_cast<std::size_t>(config_.text_config.hidden_size);
+    const std::size_t first = std::max(begin, at.position);
+    const std::size_t last = std::min(begin + count, at.position + at.features.size() / width);
+    if (first >= last) return {};
+    return {static_cast<std::int32_t>(first - begin),
+            at.features.subspan((first - at.position) * width, (last - first) * width)};
+  }
+
   static model::ForwardTrace tracer(Seen* seen, bool all_logits) {
     model::ForwardTrace trace;
     if (seen == nullptr) return trace;

@@ -58,6 +58,7 @@ class TensorList {
   void embedding(std::string name, std::int64_t rows, std::int64_t columns) {
     list_.push_back({std::move(name), {rows, columns}, linear_scale(1, 1.0)});
   }
+  void tensor(SyntheticTensor tensor) { list_.push_back(std::move(tensor)); }
   std::vector<SyntheticTensor> take() { return std::move(list_); }
 
  private:
@@ -102,6 +103,48 @@ void add_layer(TensorList& list, const SyntheticConfig& c, std::int64_t layer) {
   list.vector(attention + "index_q_norm.weight", c.sparse_index_dim);
   list.vector(attention + "index_k_norm.weight", c.sparse_index_dim);
   add_moe(list, c, p + "block_sparse_moe.");
+}
+
+// Sizes of the release's vision tower.
+constexpr std::int64_t kVisionWidth = 1280;
+constexpr std::int64_t kVisionInner = 5120;
+constexpr std::int64_t kPatchValues = 3 * 2 * 14 * 14;
+// Attention that is neither flat nor one patch alone: scores with a deviation of about 2.
+constexpr double kVisionQueryKeyGain = 1.4;
+
+void add_affine(TensorList& list, const std::string& name, std::int64_t out, std::int64_t in,
+                double gain = 1.0) {
+  list.linear(name + ".weight", out, in, gain);
+  list.vector(name + ".bias", out);
+}
+
+void add_vision(TensorList& list, const SyntheticConfig& c) {
+  const std::string root = "vision_tower.vision_model.";
+  const auto add_norm = [&](const std::string& name) {
+    list.vector(name + ".weight", kVisionWidth, 1.0f);
+    list.vector(name + ".bias", kVisionWidth);
+  };
+  list.tensor({root + "embeddings.patch_embedding.weight",
+               {kVisionWidth, 3, 2, 14, 14},
+               linear_scale(kPatchValues, 1.0),
+               0.0f,
+               DType::kF32});
+  add_norm(root + "pre_layrnorm");
+  for (std::int64_t layer = 0; layer < c.vision_layers; ++layer) {
+    const std::string p = fmt::format("{}encoder.layers.{}.", root, layer);
+    add_norm(p + "layer_norm1");
+    add_norm(p + "layer_norm2");
+    for (const char* name : {"q_proj", "k_proj"})
+      add_affine(list, p + "self_attn." + name, kVisionWidth, kVisionWidth, kVisionQueryKeyGain);
+    for (const char* name : {"v_proj", "out_proj"})
+      add_affine(list, p + "self_attn." + name, kVisionWidth, kVisionWidth);
+    add_affine(list, p + "mlp.fc1", kVisionInner, kVisionWidth);
+    add_affine(list, p + "mlp.fc2", kVisionWidth, kVisionInner);
+  }
+  add_affine(list, "multi_modal_projector.linear_1", c.hidden_size, kVisionWidth);
+  add_affine(list, "multi_modal_projector.linear_2", c.hidden_size, c.hidden_size);
+  add_affine(list, "patch_merge_mlp.linear_1", c.hidden_size, 4 * c.hidden_size);
+  add_affine(list, "patch_merge_mlp.linear_2", c.hidden_size, c.hidden_size);
 }
 
 Json text_config(const SyntheticConfig& c) {
@@ -155,13 +198,13 @@ Json text_config(const SyntheticConfig& c) {
   };
 }
 
-// The release's vision tower by its sizes; the checkpoint holds no tensor of it.
+// The release's vision tower by its sizes.
 Json vision_config(const SyntheticConfig& c, const Json& compression) {
   return {
-      {"hidden_size", 1280},
+      {"hidden_size", kVisionWidth},
       {"num_attention_heads", 16},
-      {"num_hidden_layers", 32},
-      {"intermediate_size", 5120},
+      {"num_hidden_layers", c.vision_layers > 0 ? c.vision_layers : 32},
+      {"intermediate_size", kVisionInner},
       {"patch_size", 14},
       {"image_size", 2016},
       {"projection_dim", c.hidden_size},
@@ -219,6 +262,7 @@ std::vector<SyntheticTensor> synthetic_tensors(const SyntheticConfig& config) {
   list.vector(root + "model.norm.weight", config.hidden_size);
   for (std::int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
     add_layer(list, config, layer);
+  if (config.vision_layers > 0) add_vision(list, config);
   return list.take();
 }
 

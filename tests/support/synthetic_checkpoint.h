@@ -32,6 +32,9 @@ struct SyntheticConfig {
   std::int64_t sparse_index_dim = 32;
   std::int64_t sparse_topk_blocks = 4;
   std::int64_t max_position_embeddings = 8192;
+  // Layers of a vision tower of the release's widths; 0 = config.json tells of the release's, and
+  // there is no tensor of it. Only here: tools/model_synthetic.py has none.
+  std::int64_t vision_layers = 0;
 };
 
 // Element i is uniform in offset +- scale; tools/model_synthetic.py defines it bit by bit.
@@ -43,7 +46,7 @@ struct SyntheticTensor {
   DType dtype = DType::kBF16;  // or kF32
 };
 
-// The tensors of the text tower under the release's names; there is no vision tower.
+// The tensors under the release's names.
 std::vector<SyntheticTensor> synthetic_tensors(const SyntheticConfig& config);
 
 // Elements [begin, begin + count) of `tensor` as they are stored; `out` holds exactly their bytes.

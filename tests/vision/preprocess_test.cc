@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <ostream>
 #include <vector>
 
 #include "tests/support/error_message.h"
@@ -21,6 +22,8 @@ struct SizeCase {
   std::int64_t patches;
   int tokens;
 };
+
+void PrintTo(const SizeCase& c, std::ostream* out) { *out << c.height << " x " << c.width; }
 
 class SizeRule : public testing::TestWithParam<SizeCase> {};
 

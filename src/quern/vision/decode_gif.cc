@@ -14,7 +14,9 @@ namespace quern::vision {
 namespace {
 
 [[noreturn]] void fail(int code) {
-  if (code == D_GIF_ERR_READ_FAILED || code == D_GIF_ERR_EOF_TOO_SOON) {
+  // The library names the part that it could not read in full.
+  if (code == D_GIF_ERR_READ_FAILED || code == D_GIF_ERR_EOF_TOO_SOON ||
+      code == D_GIF_ERR_NO_SCRN_DSCR) {
     throw ImageError("image file is truncated");
   }
   const char* text = GifErrorString(code);
