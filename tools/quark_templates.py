@@ -38,6 +38,15 @@ def main():
         print(f"  q_layer_name: {json.dumps([q] if isinstance(q, str) else q)}")
         print(f"  gate_up_layers_name: {json.dumps(template.gate_up_layers_name)}")
         print(f"  exclude_layers_name: {json.dumps(exclude)}")
+        for i, converter in enumerate(template.f2f_weight_converters or []):
+            (operation,) = converter.operations
+            axis = operation.split_axis if hasattr(operation, "split_axis") else operation.dim
+            if i == 0:
+                print("  weight_converters:")
+            print(f"    - source: {json.dumps(converter.source_patterns[0])}")
+            print(f"      targets: {json.dumps(converter.target_patterns)}")
+            print(f"      operation: {type(operation).__name__}")
+            print(f"      axis: {axis}")
 
 
 if __name__ == "__main__":

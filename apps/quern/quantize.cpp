@@ -3,6 +3,7 @@
 // Proved by tests/quantize and tests/apps.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <memory>
 #include <optional>
 
@@ -25,6 +26,7 @@ struct Arguments {
   std::string output_dir;
   QuantizeOptions options;
   std::vector<std::string> exclude_layers;
+  std::vector<std::string> presharded;
   std::uint64_t memory_budget_mib = 256;
   std::optional<int> rank;
   std::optional<int> world_size;
@@ -87,6 +89,20 @@ void choose_rank(const Arguments& arguments, QuantizeOptions& options) {
   }
 }
 
+PreshardedWeights parse_presharded(const std::vector<std::string>& entries) {
+  PreshardedWeights weights;
+  for (const std::string& entry : entries) {
+    const std::size_t equals = entry.rfind('=');
+    std::uint64_t rows = 0;
+    const char* end = entry.data() + entry.size();
+    const bool good = equals != std::string::npos && equals > 0 &&
+                      std::from_chars(entry.data() + equals + 1, end, rows).ptr == end && rows > 0;
+    if (!good) throw UsageError("--presharded_weights: expected PATTERN=ROWS, found '{}'", entry);
+    weights.emplace_back(entry.substr(0, equals), rows);
+  }
+  return weights;
+}
+
 void run(Arguments& arguments, bool exclude_given) {
   if (arguments.list_templates) return print_templates();
   if (arguments.list_schemes) return print_schemes();
@@ -104,6 +120,7 @@ void run(Arguments& arguments, bool exclude_given) {
   options.memory_budget_bytes = arguments.memory_budget_mib << 20;
   options.report = !arguments.no_report;
   choose_rank(arguments, options);
+  options.presharded_weights = parse_presharded(arguments.presharded);
   if (exclude_given) options.exclude_layers = arguments.exclude_layers;
   const QuantizePlan plan = make_plan(options);
   for (const std::string& note : plan.notes) spdlog::warn("{}", note);
@@ -139,6 +156,19 @@ void add_quantize(CLI::App& app) {
       ->add_option("--layer_config,--layer-config", arguments->options.layer_config,
                    "PATTERN=SCHEME for the layers that match, before --quant_scheme; repeatable, "
                    "the first that matches counts, excluded layers stay excluded")
+      ->expected(1, 1 << 16);
+  command->add_flag("--weight_converters,--weight-converters",
+                    arguments->options.template_converters,
+                    "Take fused expert tensors apart as the template says (weight_converters)");
+  command->add_flag(
+      "--keep_excluded_layers_as_original_model_state,"
+      "--keep-excluded-layers-as-original-model-state",
+      arguments->options.keep_excluded_layers_as_original_model_state,
+      "Excluded layers of a quantized source stay in its format");
+  command
+      ->add_option("--presharded_weights,--presharded-weights", arguments->presharded,
+                   "PATTERN=ROWS for FP8 weights whose scales start anew every ROWS rows; "
+                   "default: what the source's quantization_config says")
       ->expected(1, 1 << 16);
   CLI::Option* exclude =
       command

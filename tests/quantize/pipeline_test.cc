@@ -115,11 +115,17 @@ TEST_F(Pipeline, RefusalsOfThePlan) {
       {{"a.w.weight", DType::kF8E4M3, {4, 32}}, kConfig, "expected BF16, F16 or F32"},
       {{"a.excluded.weight", DType::kF8E4M3, {4, 32}}, kConfig, "no conversion"},
       {{"a.w.weight", DType::kBF16, {4, 32}},
+       R"({"quantization_config": {"quant_method": "gptq"}})",
+       "quant_method: \"gptq\" is not known; known are fp8, mxfp8, compressed-tensors"},
+      {{"a.w.weight", DType::kBF16, {4, 32}},
+       R"({"quantization_config": {"quant_method": "compressed-tensors", "format": "x"}})",
+       "quantization_config.format: \"x\" is not known"},
+      {{"a.w.weight", DType::kF8E4M3, {4, 32}},
        R"({"quantization_config": {"quant_method": "fp8"}})",
-       "already quantized (quantization_config.quant_method \"fp8\")"},
+       "tensor 'a.w.weight' F8_E4M3 [4, 32]: no scale of it is in the checkpoint"},
       {{"a.w.weight", DType::kBF16, {4, 32}},
        R"({"text_config": {"quantization_config": {}}})",
-       "already quantized"},
+       "has no quant_method"},
       {{"a.w.weight", DType::kBF16, {4, 32}},
        R"({"torch_dtype": "int8"})",
        "torch_dtype: expected"},
@@ -135,7 +141,7 @@ TEST_F(Pipeline, RefusalsOfThePlan) {
 TEST_F(Pipeline, ShardsThatContradictEachOther) {
   EXPECT_THAT(plan_error(), HasSubstr("no *.safetensors file"));
   shard({{"a.w.weight", DType::kBF16, {4, 32}}, {"a.w.weight_scale", DType::kU8, {4, 1}}});
-  EXPECT_THAT(plan_error(), HasSubstr("exists already"));
+  EXPECT_THAT(plan_error(), HasSubstr("would be written twice"));
   shard({{"a.w.weight", DType::kBF16, {4, 32}}});
   write_file(source() / "model.safetensors.index.json",
              R"({"weight_map": {"a.w.weight": "model.safetensors", "b": "other.safetensors"}})");

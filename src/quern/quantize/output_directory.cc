@@ -107,6 +107,16 @@ bool holds_only_a_run(const fs::path& output) {
   return true;
 }
 
+// Of every shard's header: converters and formats change names and shapes.
+std::string layouts_hash(const QuantizePlan& plan) {
+  std::uint64_t hash = 0;
+  for (const PlannedShard& shard : plan.shards) {
+    const std::string& prefix = shard.layout.prefix;
+    hash = XXH3_64bits_withSeed(prefix.data(), prefix.size(), hash);
+  }
+  return hex64(hash);
+}
+
 }  // namespace
 
 void prepare_output_directory(const QuantizeOptions& options) {
@@ -145,8 +155,12 @@ Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
   job["exclude_layers"] =
       options.exclude_layers ? Json(*options.exclude_layers) : Json("of the template");
   job["template"] = options.template_name;
+  job["template_converters"] = options.template_converters;
+  job["keep_excluded_layers_as_original_model_state"] =
+      options.keep_excluded_layers_as_original_model_state;
   job["report"] = options.report;
   job["shards"] = plan.shards.size();
+  job["outputs"] = layouts_hash(plan);
   job["config.json"] = hex64(XXH3_64bits(plan.config_text.data(), plan.config_text.size()));
   return job;
 }

@@ -56,21 +56,6 @@ DType model_dtype(const Json& config) {
               name);
 }
 
-void refuse_quantized_source(const Json& config) {
-  for (const Json* object :
-       {&config, config.contains("text_config") ? &config["text_config"] : nullptr}) {
-    if (object == nullptr || !object->is_object() || !object->contains("quantization_config"))
-      continue;
-    const Json& quantization = (*object)["quantization_config"];
-    const std::string method =
-        quantization.is_object() ? quantization.value("quant_method", Json("")).dump() : "null";
-    throw Error(
-        "the source is already quantized (quantization_config.quant_method {}); quantize the "
-        "BF16 checkpoint instead",
-        method);
-  }
-}
-
 std::vector<fs::path> find_shards(const fs::path& directory) {
   std::vector<fs::path> shards;
   std::map<std::string, fs::path> by_name;
@@ -88,17 +73,40 @@ std::vector<fs::path> find_shards(const fs::path& directory) {
 }
 
 // A missing shard must not pass as a smaller model.
-void check_index(const fs::path& directory,
-                 const std::unordered_map<std::string, fs::path>& where) {
+void check_index(const fs::path& directory, const TensorDirectory& tensors) {
   const fs::path path = directory / "model.safetensors.index.json";
   if (!fs::exists(path)) return;
   const auto index = parse_safetensors_index(read_file(path, kMaxIndexBytes), path.string());
   for (const auto& [tensor, file] : index.weight_map) {
-    if (!where.contains(tensor)) {
+    if (!tensors.contains(tensor)) {
       throw Error("{}: tensor '{}' of '{}' is in no shard; is the download complete?",
                   path.string(), tensor, file);
     }
   }
+}
+
+// A source shard and its tensors in the order of their bytes.
+struct SourceShard {
+  fs::path path;
+  std::vector<TensorInfo> tensors;
+};
+
+std::vector<SourceShard> read_shards(const fs::path& directory, TensorDirectory& tensors) {
+  std::vector<SourceShard> shards;
+  for (const fs::path& path : find_shards(directory)) {
+    SafetensorsHeader header = read_safetensors_header(path);
+    std::stable_sort(header.tensors.begin(), header.tensors.end(),
+                     [](const TensorInfo& a, const TensorInfo& b) { return a.begin < b.begin; });
+    for (const TensorInfo& tensor : header.tensors) {
+      const auto [other, inserted] = tensors.emplace(tensor.name, KernelInput{path, tensor});
+      if (!inserted) {
+        throw Error("tensor '{}' is in '{}' and in '{}'", tensor.name, other->second.file.string(),
+                    path.string());
+      }
+    }
+    shards.push_back({path, std::move(header.tensors)});
+  }
+  return shards;
 }
 
 class Decider {
@@ -109,39 +117,51 @@ class Decider {
         layers_(std::move(layers)),
         model_dtype_(dtype) {}
 
-  PlannedTensor decide(TensorInfo info) {
-    PlannedTensor planned{std::move(info), TensorAction::kCopy, {}, nullptr};
-    const TensorInfo& tensor = planned.source;
-    if (!is_linear_weight_name(tensor.name)) return planned;
-    if (tensor.shape.size() < 2) {
-      // Quark brings what its name rule takes for a linear weight, but is not, to the model's
-      // dtype.
-      if (is_float(tensor.dtype) && tensor.dtype != model_dtype_)
-        planned.action = TensorAction::kCast;
-      if (is_other_float(tensor.dtype)) fail(tensor, "no conversion from this dtype");
-      return planned;
+  // For a tensor as it will be called: what happens to it, and by which scheme. `restored`: the
+  // source stores it in another form than `dtype`.
+  struct Decision {
+    TensorAction action = TensorAction::kCopy;
+    const Scheme* scheme = nullptr;
+    bool excluded = false;  // a linear weight that a pattern excludes
+  };
+  Decision decide(const std::string& name, DType dtype, const Shape& shape, bool restored) {
+    Decision decision;
+    // What was restored and is not quantized goes to the model's dtype, and so does what Quark
+    // takes by its name for a linear weight that it is not.
+    const bool cast = is_float(dtype) && dtype != model_dtype_;
+    const TensorAction as_it_is = restored && cast ? TensorAction::kCast : TensorAction::kCopy;
+    decision.action = as_it_is;
+    if (!is_linear_weight_name(name)) return decision;
+    if (shape.size() < 2) {
+      if (cast) decision.action = TensorAction::kCast;
+      if (is_other_float(dtype)) fail(name, dtype, shape, "no conversion from this dtype");
+      return decision;
     }
-    const std::string module(module_of(tensor.name));
+    const std::string module(module_of(name));
     const auto matches = [&](const std::string& pattern) { return fnmatch(module, pattern); };
-    if (std::any_of(exclude_.begin(), exclude_.end(), matches)) {
-      excluded_modules_.push_back(module);
-      if (is_other_float(tensor.dtype)) fail(tensor, "no conversion from this dtype");
-      return planned;
+    if (std::ranges::any_of(exclude_, matches)) {
+      decision.excluded = true;
+      if (is_other_float(dtype)) fail(name, dtype, shape, "no conversion from this dtype");
+      return decision;
     }
-    planned.action = TensorAction::kQuantize;
-    const Scheme& scheme = scheme_of(module);
-    planned.scheme = scheme.name;
-    if (!is_float(tensor.dtype)) {
-      fail(tensor, "expected BF16, F16 or F32");
-    } else if (const auto reason = refusal(scheme, tensor.shape); !reason.empty()) {
-      fail(tensor, reason);
+    decision.action = TensorAction::kQuantize;
+    decision.scheme = &scheme_of(module);
+    if (!is_float(dtype)) {
+      fail(name, dtype, shape, "expected BF16, F16 or F32");
+    } else if (const auto reason = refusal(*decision.scheme, shape); !reason.empty()) {
+      fail(name, dtype, shape, reason);
     }
-    return planned;
+    return decision;
+  }
+
+  bool is_excluded_weight(const std::string& name, const Shape& shape) const {
+    if (!is_linear_weight_name(name) || shape.size() < 2) return false;
+    const std::string module(module_of(name));
+    return std::ranges::any_of(exclude_, [&](const std::string& p) { return fnmatch(module, p); });
   }
 
   DType model_dtype() const { return model_dtype_; }
   bool failed() const { return failures_ > 0; }
-  std::vector<std::string> excluded_modules() && { return std::move(excluded_modules_); }
 
   void throw_failures() const {
     if (failures_ == 0) return;
@@ -150,10 +170,10 @@ class Decider {
   }
 
  private:
-  void fail(const TensorInfo& tensor, std::string_view reason) {
+  void fail(const std::string& name, DType dtype, const Shape& shape, std::string_view reason) {
     if (failures_++ > 0) return;
-    first_failure_ = fmt::format("tensor '{}' {} {} cannot be treated: {}", tensor.name,
-                                 dtype_name(tensor.dtype), shape_text(tensor.shape), reason);
+    first_failure_ = fmt::format("tensor '{}' {} {} cannot be treated: {}", name, dtype_name(dtype),
+                                 shape_text(shape), reason);
   }
 
   const Scheme& scheme_of(const std::string& module) const {
@@ -167,39 +187,131 @@ class Decider {
   const Scheme* scheme_;
   LayerSchemes layers_;
   DType model_dtype_;
-  std::vector<std::string> excluded_modules_;
   std::string first_failure_;
   std::size_t failures_ = 0;
 };
 
-std::unique_ptr<TensorKernel> make_kernel(const fs::path& file, const PlannedTensor& planned,
-                                          DType model_dtype) {
-  const TensorInfo& tensor = planned.source;
-  if (planned.action == TensorAction::kCopy) {
-    return make_copy_kernel({file, tensor}, {tensor.name, tensor.dtype, tensor.shape});
-  }
-  auto source = make_plain_source({file, tensor});
-  auto encoder = planned.action == TensorAction::kCast
-                     ? make_cast_encoder(*source, model_dtype)
-                     : make_encoder(find_scheme(planned.scheme), *source);
-  return make_weight_kernel(std::move(source), std::move(encoder));
-}
+// Plans the tensors of one shard after the other; gathers what config.json says of them.
+class Planner {
+ public:
+  Planner(const SourceFormats& formats, const std::vector<WeightConverter>& converters,
+          bool keep_excluded, Decider decider)
+      : formats_(formats),
+        converters_(converters),
+        keep_excluded_(keep_excluded),
+        decider_(std::move(decider)) {}
 
-PlannedShard plan_shard(const fs::path& path, Decider& decider) {
-  SafetensorsHeader header = read_safetensors_header(path);
-  std::stable_sort(header.tensors.begin(), header.tensors.end(),
-                   [](const TensorInfo& a, const TensorInfo& b) { return a.begin < b.begin; });
-  PlannedShard shard{path, path.filename().string(), {}, {}};
-  std::vector<TensorSpec> specs;
-  for (TensorInfo& info : header.tensors) {
-    PlannedTensor planned = decider.decide(std::move(info));
-    if (decider.failed()) continue;  // refused as soon as all tensors were seen
-    planned.kernel = make_kernel(path, planned, decider.model_dtype());
-    for (const TensorSpec& spec : planned.kernel->outputs()) specs.push_back(spec);
-    shard.tensors.push_back(std::move(planned));
+  PlannedShard plan(const SourceShard& source) {
+    PlannedShard shard{source.path, source.path.filename().string(), {}, {}};
+    for (const TensorInfo& tensor : source.tensors) {
+      if (!formats_.is_companion(tensor.name)) plan_tensor({source.path, tensor}, shard.tensors);
+    }
+    std::vector<TensorSpec> specs;
+    for (const PlannedTensor& tensor : shard.tensors) {
+      specs.insert(specs.end(), tensor.kernel->outputs().begin(), tensor.kernel->outputs().end());
+    }
+    shard.layout = plan_safetensors(std::move(specs));
+    return shard;
   }
-  shard.layout = plan_safetensors(std::move(specs));
-  return shard;
+
+  void throw_failures() const { decider_.throw_failures(); }
+  std::vector<std::string>& excluded_modules() { return excluded_modules_; }
+  // Modules that stay in the source's format.
+  const std::map<std::string, Json>& kept_modules() const { return kept_modules_; }
+
+ private:
+  void plan_tensor(const KernelInput& stored, std::vector<PlannedTensor>& planned) {
+    const std::string name = SourceFormats::weight_name(stored.tensor.name);
+    const WeightConverter* converter = find_converter(converters_, name);
+    if (keep_excluded_ && converter == nullptr && keep(name, stored, planned)) return;
+    std::unique_ptr<WeightSource> source = formats_.restore(stored);
+    if (source == nullptr) {
+      const Decider::Decision decision =
+          decider_.decide(name, stored.tensor.dtype, stored.tensor.shape, false);
+      note_excluded(name, decision);
+      add(stored.tensor, decision,
+          make_copy_kernel(stored, {name, stored.tensor.dtype, stored.tensor.shape}), planned);
+      return;
+    }
+    if (converter == nullptr) return plan_weight(stored, std::move(source), 1.0, planned);
+    const auto whole = static_cast<double>(std::max<std::uint64_t>(source->elements(), 1));
+    for (auto& part : convert(*converter, std::move(source))) {
+      const double share = static_cast<double>(part->elements()) / whole;
+      plan_weight(stored, std::move(part), share, planned);
+    }
+  }
+
+  // `share` of the stored tensor's bytes.
+  void plan_weight(const KernelInput& stored, std::unique_ptr<WeightSource> source, double share,
+                   std::vector<PlannedTensor>& planned) {
+    const bool restored = !is_float(stored.tensor.dtype);
+    const std::string name = source->name();
+    const Decider::Decision decision =
+        decider_.decide(name, source->dtype(), source->shape(), restored);
+    note_excluded(name, decision);
+    if (decider_.failed()) return;  // refused as soon as all tensors were seen
+    TensorInfo info{name, stored.tensor.dtype, source->shape(), 0, 0};
+    info.end = static_cast<std::uint64_t>(static_cast<double>(stored.tensor.bytes()) * share);
+    if (decision.action == TensorAction::kCopy && !restored && share == 1.0) {
+      return add(info, decision, make_copy_kernel(stored, {name, info.dtype, info.shape}), planned);
+    }
+    auto encoder = decision.action == TensorAction::kQuantize
+                       ? make_encoder(*decision.scheme, *source)
+                       : make_cast_encoder(*source, decision.action == TensorAction::kCast
+                                                        ? decider_.model_dtype()
+                                                        : source->dtype());
+    add(info, decision, make_weight_kernel(std::move(source), std::move(encoder)), planned);
+  }
+
+  bool keep(const std::string& name, const KernelInput& stored,
+            std::vector<PlannedTensor>& planned) {
+    if (!decider_.is_excluded_weight(name, stored.tensor.shape)) return false;
+    auto kernels = formats_.keep(stored);
+    for (auto& kernel : kernels) {
+      TensorInfo info = kernel->inputs().front().tensor;
+      info.name = kernel->outputs().front().name;
+      add(info, {}, std::move(kernel), planned);
+    }
+    if (kernels.empty()) return false;
+    const std::string module(module_of(name));
+    kept_modules_[module] = formats_.kept_layer_config(module, stored);
+    return true;
+  }
+
+  void note_excluded(const std::string& name, const Decider::Decision& decision) {
+    if (decision.excluded) excluded_modules_.emplace_back(module_of(name));
+  }
+
+  static void add(TensorInfo info, const Decider::Decision& decision,
+                  std::unique_ptr<TensorKernel> kernel, std::vector<PlannedTensor>& planned) {
+    planned.push_back({std::move(info), decision.action,
+                       decision.scheme == nullptr ? "" : std::string(decision.scheme->name),
+                       std::move(kernel)});
+  }
+
+  const SourceFormats& formats_;
+  const std::vector<WeightConverter>& converters_;
+  bool keep_excluded_;
+  Decider decider_;
+  std::vector<std::string> excluded_modules_;
+  std::map<std::string, Json> kept_modules_;
+};
+
+// Each output once; nothing may take the place of another.
+void check_outputs(const QuantizePlan& plan) {
+  std::unordered_map<std::string_view, std::string_view> made_of;
+  for (const PlannedShard& shard : plan.shards) {
+    for (const PlannedTensor& tensor : shard.tensors) {
+      for (const TensorSpec& output : tensor.kernel->outputs()) {
+        const auto [other, inserted] = made_of.emplace(output.name, tensor.source.name);
+        if (inserted) continue;
+        throw Error(
+            "tensor '{}' would be written twice, for '{}' and for '{}': is the source "
+            "quantized without saying so in its config.json?",
+            output.name, other->second, tensor.source.name);
+      }
+    }
+  }
 }
 
 std::vector<std::string> notes_of(const Scheme& scheme, const LayerSchemes& layers) {
@@ -212,6 +324,28 @@ std::vector<std::string> notes_of(const Scheme& scheme, const LayerSchemes& laye
   add(scheme);
   for (const auto& [pattern, used] : layers) add(*used);
   return notes;
+}
+
+// What a template and the options say of the model.
+struct Recipe {
+  std::vector<std::string> exclude;
+  std::vector<WeightConverter> converters;
+};
+
+Recipe recipe_of(const QuantizeOptions& options, const Json& config) {
+  Recipe recipe{options.exclude_layers.value_or(std::vector<std::string>{}),
+                options.weight_converters};
+  const bool needs_template =
+      !options.exclude_layers || (recipe.converters.empty() && options.template_converters);
+  if (!needs_template) return recipe;
+  const Json type = config.value("model_type", Json(""));
+  const ModelTemplate chosen =
+      select_template(options.template_name, type.is_string() ? type.get<std::string>() : "");
+  if (!options.exclude_layers) recipe.exclude = chosen.exclude_layers_name;
+  if (options.template_converters && recipe.converters.empty()) {
+    recipe.converters = chosen.weight_converters;
+  }
+  return recipe;
 }
 
 }  // namespace
@@ -243,54 +377,37 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
   const fs::path config_path = options.model_dir / "config.json";
   Json config = parse_json(read_file(config_path, kMaxConfigBytes), config_path.string());
   if (!config.is_object()) throw Error("{}: expected an object", config_path.string());
-  refuse_quantized_source(config);
-  std::vector<std::string> exclude;
-  if (options.exclude_layers) {
-    exclude = *options.exclude_layers;
-  } else {
-    const Json type = config.value("model_type", Json(""));
-    exclude =
-        select_template(options.template_name, type.is_string() ? type.get<std::string>() : "")
-            .exclude_layers_name;
-  }
+  const DType dtype = model_dtype(config);
+  TensorDirectory tensors;
+  const std::vector<SourceShard> sources = read_shards(options.model_dir, tensors);
+  check_index(options.model_dir, tensors);
+  const SourceFormats formats(config, tensors, options.presharded_weights, dtype);
+  const Recipe recipe = recipe_of(options, config);
 
   QuantizePlan plan;
   plan.notes = notes_of(scheme, layers);
-  Decider decider(std::move(exclude), scheme, layers, model_dtype(config));
-  std::unordered_map<std::string, fs::path> where;
-  for (const fs::path& path : find_shards(options.model_dir)) {
-    plan.shards.push_back(plan_shard(path, decider));
+  Planner planner(formats, recipe.converters, options.keep_excluded_layers_as_original_model_state,
+                  Decider(recipe.exclude, scheme, layers, dtype));
+  for (const SourceShard& source : sources) {
+    plan.shards.push_back(planner.plan(source));
     const PlannedShard& shard = plan.shards.back();
-    plan.source_bytes += fs::file_size(path);
+    plan.source_bytes += fs::file_size(source.path);
     plan.output_bytes += shard.layout.file_bytes;
-    for (const PlannedTensor& tensor : shard.tensors) {
-      plan.quantized_tensors += tensor.action == TensorAction::kQuantize;
-      const auto [other, inserted] = where.emplace(tensor.source.name, path);
-      if (!inserted) {
-        throw Error("tensor '{}' is in '{}' and in '{}'", tensor.source.name,
-                    other->second.string(), path.string());
-      }
-    }
+    plan.quantized_tensors += static_cast<std::size_t>(
+        std::ranges::count(shard.tensors, TensorAction::kQuantize, &PlannedTensor::action));
   }
-  decider.throw_failures();
-  for (const PlannedShard& shard : plan.shards) {
-    for (const PlannedTensor& tensor : shard.tensors) {
-      for (const TensorSpec& output : tensor.kernel->outputs()) {
-        if (output.name != tensor.source.name && where.contains(output.name)) {
-          throw Error("tensor '{}' exists already: the source is quantized", output.name);
-        }
-      }
-    }
-  }
-  check_index(options.model_dir, where);
+  planner.throw_failures();
+  check_outputs(plan);
   std::vector<std::pair<std::string, Json>> layer_configs;
   for (const auto& [pattern, layer_scheme] : layers) {
     layer_configs.emplace_back(pattern, quark_layer_config(*layer_scheme));
   }
+  for (const auto& [module, kept] : planner.kept_modules())
+    layer_configs.emplace_back(module, kept);
   plan.config_text =
       quantized_config(
           std::move(config),
-          quark_quantization_config(scheme, std::move(decider).excluded_modules(), layer_configs))
+          quark_quantization_config(scheme, std::move(planner.excluded_modules()), layer_configs))
           .dump(4);
   return plan;
 }

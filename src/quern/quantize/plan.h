@@ -13,7 +13,9 @@
 #include "quern/base/json.h"
 #include "quern/checkpoint/safetensors.h"
 #include "quern/quantize/scheme.h"
+#include "quern/quantize/source_formats.h"
 #include "quern/quantize/tensor_kernel.h"
+#include "quern/quantize/weight_converter.h"
 
 namespace quern {
 
@@ -25,6 +27,13 @@ struct QuantizeOptions {
   // Replaces the template's list; an empty list excludes nothing.
   std::optional<std::vector<std::string>> exclude_layers;
   std::string template_name;  // see select_template()
+  // Applied before anything else is decided; the template's own are used when
+  // `template_converters` is on and these are empty.
+  std::vector<WeightConverter> weight_converters;
+  bool template_converters = false;
+  // Excluded weights of a quantized source stay in its format instead of being restored.
+  bool keep_excluded_layers_as_original_model_state = false;
+  PreshardedWeights presharded_weights;
   bool overwrite = false;
   int threads = 0;  // 0 = one per core
   std::uint64_t memory_budget_bytes = 256ull << 20;

@@ -367,6 +367,62 @@ Json quark_layer_config(const Scheme& scheme) {
           {"target_device", nullptr}};
 }
 
+Json quark_block_fp8_layer_config(const Json& source, bool e8m0) {
+  const auto value = [&](const char* key, Json missing) {
+    return source.contains(key) ? source[key] : missing;
+  };
+  const auto text = [&](const char* key) {
+    const Json found = value(key, "");
+    return found.is_string() ? found.get<std::string>() : found.dump();
+  };
+  constexpr std::string_view kOption = "keep_excluded_layers_as_original_model_state";
+  const std::string format = text("fmt");
+  const bool is_e5m2 = format == "e5m2" || format == "float8_e5m2";
+  if (!is_e5m2 && !format.empty() && format != "e4m3" && format != "float8_e4m3fn" &&
+      format != "float8_e4m3") {
+    throw Error(
+        "{}: Unsupported quantization format 'fmt={}' in the model's quantization_config; "
+        "e4m3 and e5m2 are supported",
+        kOption, format);
+  }
+  if (text("activation_scheme") != "dynamic") {
+    throw Error(
+        "{}: Only dynamic activation scheme is supported, but got activation_scheme='{}' "
+        "in the model's quantization_config",
+        kOption, text("activation_scheme"));
+  }
+  const Json block = value("weight_block_size", nullptr);
+  if (!block.is_array() || block.size() != 2) {
+    throw Error("{}: 'weight_block_size' is not set in the model's quantization_config", kOption);
+  }
+  e8m0 = e8m0 || text("scale_fmt") == "ue8m0" || text("scale_fmt") == "e8m0";
+  TensorConfig weight{.dtype = is_e5m2 ? "fp8_e5m2" : "fp8_e4m3",
+                      .qscheme = "per_block",
+                      .ch_axis = value("ch_axis", nullptr),
+                      .group_size = value("group_size", nullptr),
+                      .symmetric = value("symmetric", true),
+                      .scale_type = value("scale_type", e8m0 ? "float8_e8m0fnu" : "float32"),
+                      .observer_cls = "PerBlock2DMinMaxObserver"};
+  TensorConfig input = weight;
+  input.is_dynamic = true;
+  input.qscheme = "per_group";
+  input.ch_axis = -1;
+  input.group_size = block[1];
+  input.scale_type = value("scale_type", nullptr);
+  input.observer_cls = "PerGroupMinMaxObserver";
+  Json weight_json = tensor_config(weight);
+  weight_json["block_size"] = block;
+  Json input_json = tensor_config(input);
+  for (Json* json : {&weight_json, &input_json}) {
+    (*json)["round_method"] = value("round_method", "half_even");
+  }
+  return {{"input_tensors", input_json},
+          {"output_tensors", nullptr},
+          {"weight", weight_json},
+          {"bias", nullptr},
+          {"target_device", nullptr}};
+}
+
 Json quark_quantization_config(const Scheme& scheme, std::vector<std::string> exclude,
                                const std::vector<std::pair<std::string, Json>>& layers) {
   std::sort(exclude.begin(), exclude.end());

@@ -76,6 +76,10 @@ LayerSchemes parse_layer_config(const std::vector<std::string>& pattern_equals_s
 // One layer's entry: input_tensors, output_tensors, weight, bias, target_device.
 Json quark_layer_config(const Scheme& scheme);
 
+// The entry for a layer that stays in the block FP8 of its source, described by the source's own
+// quantization_config. `e8m0`: scales are powers of two.
+Json quark_block_fp8_layer_config(const Json& source, bool e8m0);
+
 // The value of "quantization_config", key for key as Quark writes it. `exclude` are exact module
 // names; `layers` the entries of layer_quant_config in order.
 Json quark_quantization_config(const Scheme& scheme, std::vector<std::string> exclude,

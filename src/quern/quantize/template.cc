@@ -26,10 +26,48 @@ std::vector<std::string> string_list(const YAML::Node& node, const std::string& 
   return list;
 }
 
+WeightConverter parse_converter(const YAML::Node& node, const std::string& where) {
+  if (!node.IsMap()) throw Error("{}: expected a map", where);
+  WeightConverter converter;
+  std::string operation;
+  for (const auto& entry : node) {
+    const std::string key = entry.first.as<std::string>();
+    if (key == "source") {
+      converter.source = entry.second.as<std::string>();
+    } else if (key == "targets") {
+      converter.targets = string_list(entry.second, where + ".targets");
+    } else if (key == "operation") {
+      operation = entry.second.as<std::string>();
+    } else if (key == "axis") {
+      converter.axis = entry.second.as<int>();
+    } else {
+      throw Error("{}.{}: unknown key; known are source, targets, operation, axis", where, key);
+    }
+  }
+  if (converter.source.empty())
+    throw Error("{}.source: expected the end of a tensor's name", where);
+  if (converter.targets.empty()) throw Error("{}.targets: expected names", where);
+  if (operation == "Chunk") {
+    converter.operation = WeightConverter::Operation::kChunk;
+  } else if (operation != "SplitFusedExperts") {
+    throw Error("{}.operation: expected Chunk or SplitFusedExperts, found '{}'", where, operation);
+  }
+  return converter;
+}
+
+std::vector<WeightConverter> parse_converters(const YAML::Node& node, const std::string& where) {
+  if (!node.IsSequence()) throw Error("{}: expected a list", where);
+  std::vector<WeightConverter> converters;
+  for (const YAML::Node& item : node) {
+    converters.push_back(parse_converter(item, fmt::format("{}[{}]", where, converters.size())));
+  }
+  return converters;
+}
+
 ModelTemplate parse_template(const std::string& name, const YAML::Node& node,
                              const std::string& where) {
   if (!node.IsMap()) throw Error("{}: expected a map of patterns", where);
-  ModelTemplate result{name, {}, {}, {"gate_proj", "up_proj"}, {}};
+  ModelTemplate result{name, {}, {}, {"gate_proj", "up_proj"}, {}, {}};
   for (const auto& entry : node) {
     const std::string key = entry.first.as<std::string>();
     const std::string key_where = fmt::format("{}.{}", where, key);
@@ -41,10 +79,12 @@ ModelTemplate parse_template(const std::string& name, const YAML::Node& node,
       result.gate_up_layers_name = string_list(entry.second, key_where);
     } else if (key == "exclude_layers_name") {
       result.exclude_layers_name = string_list(entry.second, key_where);
+    } else if (key == "weight_converters") {
+      result.weight_converters = parse_converters(entry.second, key_where);
     } else {
       throw Error(
           "{}: unknown key; known are kv_layers_name, q_layer_name, gate_up_layers_name, "
-          "exclude_layers_name",
+          "exclude_layers_name, weight_converters",
           key_where);
     }
   }

@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "quern/quantize/weight_converter.h"
+
 namespace quern {
 
 // One entry of templates.yaml; the fields are Quark's (LLMTemplate).
@@ -17,6 +19,7 @@ struct ModelTemplate {
   std::vector<std::string> q_layer_name;
   std::vector<std::string> gate_up_layers_name;
   std::vector<std::string> exclude_layers_name;
+  std::vector<WeightConverter> weight_converters;  // Quark: f2f_weight_converters
 };
 
 // `source` names the text in errors.
