@@ -11,6 +11,7 @@
 #include "quern/engine/engine_loop.h"
 #include "quern/kernels/factory.h"
 #include "quern/model/text_model.h"
+#include "quern/model/vision_tower.h"
 
 namespace quern::engine {
 namespace {
@@ -48,12 +49,16 @@ std::vector<TokenId> eos_token_ids(const ModelConfig& config, const GenerationCo
 // The model behind the engine's interface.
 class ModelStepRunner final : public StepRunner {
  public:
-  ModelStepRunner(model::TextModel& model, kernels::KvCache& cache)
-      : model_(model), cache_(cache) {}
+  // `tower` may be null: no images.
+  ModelStepRunner(model::TextModel& model, kernels::KvCache& cache, model::VisionTower* tower)
+      : model_(model), cache_(cache), tower_(tower) {}
   int vocab_size() const override { return model_.vocab_size(); }
-  std::size_t feature_size() const override { return 0; }
-  void encode(const vision::ImagePatches&, std::span<float>) override {
-    QUERN_CHECK(false, "the model takes no images");
+  std::size_t feature_size() const override {
+    return tower_ == nullptr ? 0 : static_cast<std::size_t>(tower_->hidden_size());
+  }
+  void encode(const vision::ImagePatches& patches, std::span<float> features) override {
+    const vision::ImagePatches* one = &patches;
+    tower_->encode({&one, 1}, features);
   }
   void run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) override {
     model_.forward(chunks, cache_, logits);
@@ -65,7 +70,14 @@ class ModelStepRunner final : public StepRunner {
  private:
   model::TextModel& model_;
   kernels::KvCache& cache_;
+  model::VisionTower* tower_;
 };
+
+bool has_vision_tensors(const Checkpoint& checkpoint) {
+  return std::ranges::any_of(checkpoint.tensors(), [](const auto& tensor) {
+    return tensor.name.starts_with("vision_tower.");
+  });
+}
 
 }  // namespace
 
@@ -80,12 +92,20 @@ struct Engine::Impl {
         backend(kernels::make_cpu_backend({options.num_threads, options.moe_backend})),
         model(checkpoint, config, *backend,
               {options.max_num_batched_tokens, options.max_num_seqs}) {
+    open_vision();
     size_cache();
     cache = backend->create_kv_cache(model.kv_cache_spec(num_blocks));
-    runner = std::make_unique<ModelStepRunner>(model, *cache);
+    runner = std::make_unique<ModelStepRunner>(model, *cache, tower.get());
     EngineLoopOptions loop_options;
     loop_options.scheduler.max_num_batched_tokens = options.max_num_batched_tokens;
     loop_options.scheduler.max_num_seqs = options.max_num_seqs;
+    if (image_config) {
+      // vLLM: one image always fits, and a step encodes no more than it computes.
+      loop_options.encoder_cache_tokens = static_cast<int>(
+          std::max<std::int64_t>(options.max_num_batched_tokens, image_config->max_image_tokens()));
+      loop_options.scheduler.max_encoder_tokens = loop_options.encoder_cache_tokens;
+      loop_options.scheduler.disable_chunked_mm_input = options.images.disable_chunked_mm_input;
+    }
     loop_options.num_kv_blocks = num_blocks;
     loop_options.max_model_len = max_model_len;
     loop_options.enable_prefix_caching = options.enable_prefix_caching;
@@ -113,6 +133,27 @@ struct Engine::Impl {
       throw Error("num_gpu_blocks_override must be positive, got {}", options.num_kv_blocks);
     }
     return options;
+  }
+
+  // The tower, when there is one and it is wanted.
+  void open_vision() {
+    if (options.images.language_model_only || !config.vision_config ||
+        !has_vision_tensors(checkpoint)) {
+      return;
+    }
+    PreprocessorConfig file = read_preprocessor_config(options.model_dir);
+    if (options.images.min_pixels) file.min_pixels = *options.images.min_pixels;
+    if (options.images.max_pixels) file.max_pixels = *options.images.max_pixels;
+    if (file.min_pixels < 1 || file.min_pixels > file.max_pixels) {
+      throw Error("mm_processor_kwargs: min_pixels {} and max_pixels {} leave no size",
+                  file.min_pixels, file.max_pixels);
+    }
+    vision::VisionPreprocessConfig found = vision::make_preprocess_config(file);
+    found.decode.background = options.images.rgba_background_color;
+    model::VisionLimits limits;
+    limits.max_patches = found.max_image_patches();
+    tower = std::make_unique<model::VisionTower>(checkpoint, config, *backend, limits);
+    image_config = found;
   }
 
   // Sets num_blocks and max_model_len so that one sequence of max_model_len always fits.
@@ -169,6 +210,8 @@ struct Engine::Impl {
   Tokenizer tokenizer;
   std::unique_ptr<kernels::Backend> backend;
   model::TextModel model;
+  std::unique_ptr<model::VisionTower> tower;
+  std::optional<vision::VisionPreprocessConfig> image_config;
   int num_blocks = 0;
   int max_model_len = 0;
   std::unique_ptr<kernels::KvCache> cache;
@@ -184,7 +227,9 @@ const GenerationConfig& Engine::generation_config() const { return impl_->genera
 const Tokenizer& Engine::tokenizer() const { return impl_->tokenizer; }
 const Checkpoint& Engine::checkpoint() const { return impl_->checkpoint; }
 int Engine::max_model_len() const { return impl_->max_model_len; }
-const vision::VisionPreprocessConfig* Engine::image_config() const { return nullptr; }
+const vision::VisionPreprocessConfig* Engine::image_config() const {
+  return impl_->image_config ? &*impl_->image_config : nullptr;
+}
 const EngineOptions& Engine::options() const { return impl_->options; }
 void Engine::submit(GenerationRequest request) { impl_->loop->submit(std::move(request)); }
 void Engine::cancel(const std::string& id) { impl_->loop->cancel(id); }
