@@ -1,8 +1,10 @@
-"""Talks to a running server with the `openai` package: answers, streams, tools, errors.
+"""Talks to a running server with the `openai` package: answers, streams, tools, pictures, errors.
 
 Usage: openai_client_check.py BASE_URL     (a server of models/m3-tiny with both parsers)
 """
 import asyncio
+import base64
+import pathlib
 import sys
 
 import openai
@@ -76,6 +78,26 @@ def main():
         check("unknown model", False)
     except openai.NotFoundError as error:
         check("unknown model", "does not exist" in str(error))
+
+    def picture(name):
+        data = (pathlib.Path(__file__).resolve().parent.parent / "data/shapes" / name).read_bytes()
+        return {"type": "image_url", "image_url": {
+            "url": "data:image/png;base64," + base64.b64encode(data).decode()}}
+    what = {"type": "text", "text": "What is in this picture?"}
+    seen = ask(max_tokens=32, messages=[{"role": "user", "content": [picture("green_triangle_112.png"), what]}])
+    check("picture", seen.choices[0].message.content == "a green triangle", seen.choices[0].message.content)
+    turns = ask(max_tokens=32, messages=[
+        {"role": "user", "content": [picture("green_triangle_112.png"), what]},
+        {"role": "assistant", "content": "a green triangle"},
+        {"role": "user", "content": [picture("red_circle_56.png"), what]}])
+    check("picture in a second turn", turns.usage.prompt_tokens > seen.usage.prompt_tokens,
+          turns.choices[0].message.content)
+    try:
+        ask(messages=[{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": "http://169.254.169.254/latest/meta-data"}}]}])
+        check("picture from inside", False)
+    except openai.BadRequestError as error:
+        check("picture from inside", "not public" in str(error))
 
     async def many():
         aclient = openai.AsyncOpenAI(base_url=sys.argv[1] + "/v1", api_key="none")

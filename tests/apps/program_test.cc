@@ -32,6 +32,26 @@ TEST(Program, GenerateAnswersOnStdoutOnly) {
   EXPECT_TRUE(result.output.ends_with("#### 23\n")) << result.output;
 }
 
+TEST(Program, GenerateAndChatSeePictures) {
+  const CommandResult two = shell(
+      "D=$(mktemp -d); cp $ROOT/data/shapes/red_circle_56.png \"$D/a #1%.png\"; "
+      "$QUERN generate $ROOT/models/m3-tiny --temperature 0 --max-tokens 20 "
+      "--image \"$D/a #1%.png\" -p 'What is in this picture?'; rm -r $D");
+  EXPECT_EQ(two.status, 0);
+  EXPECT_EQ(two.output, "a red circle\n");
+  const CommandResult missing =
+      shell("$QUERN generate $ROOT/models/m3-tiny --image /nonexistent.png -p x");
+  EXPECT_EQ(missing.status, 1);
+  EXPECT_NE(missing.output.find("cannot read '/nonexistent.png'"), std::string::npos)
+      << missing.output;
+  const CommandResult chat = shell(
+      "printf '/image %s\\nWhat is in this picture?\\n/image /nonexistent\\nhi\\n' "
+      "$ROOT/data/shapes/blue_square_56.png | "
+      "$QUERN chat $ROOT/models/m3-tiny --temperature 0 --max-tokens 20");
+  EXPECT_NE(chat.output.find("a blue square\n"), std::string::npos) << chat.output;
+  EXPECT_NE(chat.output.find("cannot read '/nonexistent'"), std::string::npos) << chat.output;
+}
+
 TEST(Program, ChatTakesTurnsOverPipes) {
   const CommandResult result = shell(
       "printf 'Is it raining in Athens?\\n/reset\\n/unknown\\nhi\\n/exit\\n' | "
@@ -86,6 +106,10 @@ TEST(Demo, TableFollowsTheWeights) {
   EXPECT_FALSE(row(intact.output).empty()) << intact.output;
   EXPECT_NE(row(intact.output), row(broken.output));
   EXPECT_NE(intact.output.find("\"name\":\"get_weather\""), std::string::npos);
+  const auto first = intact.output.find("\"content\":\"a green triangle\"");
+  EXPECT_NE(first, std::string::npos) << "the picture, by the BF16 model";
+  EXPECT_NE(intact.output.find("\"content\":\"a green triangle\"", first + 1), std::string::npos)
+      << "and by the MXFP4 model";
   EXPECT_EQ(broken.output.find("#### 23\""), std::string::npos);
 }
 

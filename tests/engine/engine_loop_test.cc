@@ -298,11 +298,14 @@ TEST(EngineLoop, IdMustBeUniqueAmongLiveRequests) {
 TEST(EngineLoop, FailingStepEndsAllAndTheEngineIsUnhealthy) {
   Rig rig;
   std::atomic<int> steps = 0;
+  std::atomic<bool> both = false;
   rig.runner.before_step = [&](auto) {
+    while (!both) std::this_thread::yield();
     if (++steps == 20) throw Error("disk on fire");
   };
   rig.collector.submit(rig.loop, request("a", 10, 100));
   rig.collector.submit(rig.loop, request("b", 10, 100));
+  both = true;
   for (const char* id : {"a", "b"}) {
     const Generated result = rig.collector.wait(id);
     EXPECT_EQ(result.last.finish_reason, FinishReason::kError);

@@ -5,6 +5,7 @@
 
 #include "tests/engine/image_requests.h"
 #include "tests/engine/invariance.h"
+#include "tests/support/error_message.h"
 #include "tests/support/temp_directory.h"
 
 namespace quern::engine::test {
@@ -125,6 +126,22 @@ TEST(ImageInvariance, AnswersThePublishedCase) {
   const EngineRun answer = run(tiny(), kAlone, {std::move(request)});
   EXPECT_TRUE(answer.results[0].text.starts_with("</mm:think>a green triangle[e~["))
       << answer.results[0].text;
+}
+
+// Else every request with a picture would fail in the middle of a step.
+TEST(ImageInvariance, PatchesThatTheTowerCannotTakeAreRefusedAtStart) {
+  const TempDirectory directory;
+  const auto model = directory / "model";
+  std::filesystem::copy(kTinyModel, model);
+  write_file(model / "preprocessor_config.json", R"({"patch_size": 16})");
+  EngineOptions options = tiny();
+  options.model_dir = model;
+  EXPECT_NE(quern::test::error_message([&] {
+              Engine engine(options);
+            }).find("preprocessor_config.json cuts patches of 16 x 16 pixels"),
+            std::string::npos);
+  options.images.language_model_only = true;
+  EXPECT_EQ(Engine(options).image_config(), nullptr);
 }
 
 }  // namespace

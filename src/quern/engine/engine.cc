@@ -148,6 +148,18 @@ struct Engine::Impl {
       throw Error("mm_processor_kwargs: min_pixels {} and max_pixels {} leave no size",
                   file.min_pixels, file.max_pixels);
     }
+    const TokenCompressionConfig& tower_sizes = config.vision_config->img_token_compression_config;
+    if (file.patch_size != config.vision_config->patch_size ||
+        file.merge_size != tower_sizes.spatial_merge_size ||
+        file.temporal_patch_size != tower_sizes.temporal_patch_size) {
+      throw Error(
+          "preprocessor_config.json cuts patches of {} x {} pixels, {} frames, merged {} x {}; "
+          "vision_config in config.json expects {} x {}, {}, {} x {}",
+          file.patch_size, file.patch_size, file.temporal_patch_size, file.merge_size,
+          file.merge_size, config.vision_config->patch_size, config.vision_config->patch_size,
+          tower_sizes.temporal_patch_size, tower_sizes.spatial_merge_size,
+          tower_sizes.spatial_merge_size);
+    }
     vision::VisionPreprocessConfig found = vision::make_preprocess_config(file);
     found.decode.background = options.images.rgba_background_color;
     model::VisionLimits limits;
