@@ -3,19 +3,25 @@
 // Proved by tests/apps and tools/eval_parity.sh.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <map>
 #include <memory>
 
 #include "command.h"
+#include "divergence.h"
 #include "in_process_backend.h"
 #include "quern/base/env.h"
 #include "quern/base/error.h"
+#include "quern/base/file.h"
 #include "quern/base/log.h"
 #include "quern/eval/evaluator.h"
 #include "quern/eval/http_chat_backend.h"
 #include "quern/eval/python_text.h"
+#include "quern/eval/repeats.h"
 #include "quern/eval/report.h"
 #include "quern/eval/results_table.h"
+#include "quern/eval/yaml_json.h"
 
 namespace quern::cli {
 namespace {
@@ -40,6 +46,11 @@ struct EvalCommand {
   bool log_samples = false;
   bool write_out = false;
   bool show_config = false;
+  bool predict_only = false;
+  std::string samples;
+  std::string config;
+  int repeats = 1;
+  DivergenceCommand divergence;
 };
 
 // "--model_args,--model-args" and a short name.
@@ -84,26 +95,77 @@ void add_accepted(CLI::App& command) {
   }
 }
 
+// One value of the file as an option's text: mappings as JSON.
+std::string option_text(const Json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  return value.is_boolean() ? (value.get<bool>() ? "true" : "false") : value.dump();
+}
+
+// Options of a YAML file that the command line did not give.
+void apply_config(CLI::App& app, const std::string& file) {
+  constexpr std::size_t kMaxBytes = 1 << 20;
+  const Json config = parse_yaml(read_file(file, kMaxBytes), file);
+  if (!config.is_object()) throw Error("{}: expected a mapping of options", file);
+  for (const auto& [key, value] : config.items()) {
+    CLI::Option* option = app.get_option_no_throw("--" + key);
+    if (option == nullptr || key == "config" || key == "help")
+      throw Error("{}: unknown option '{}'", file, key);
+    const bool is_off_flag = option->get_items_expected_max() == 0 && value == false;
+    if (option->count() > 0 || value.is_null() || is_off_flag) continue;
+    std::vector<std::string> values;
+    if (value.is_array()) {
+      for (const Json& element : value) values.push_back(option_text(element));
+    } else {
+      values.push_back(option_text(value));
+    }
+    try {
+      option->add_result(values);
+      option->run_callback();
+    } catch (const CLI::Error& error) {
+      throw Error("{}: option '{}': {}", file, key, error.what());
+    }
+  }
+}
+
 // True by default whenever a chat template is applied.
 bool multiturn(const EvalCommand& command) {
   const std::string& value = command.fewshot_as_multiturn;
   return value.empty() || value == "true" || value == "True" || value == "1" || value == "yes";
 }
 
+// A mistake in an argument's text is a wrong usage.
+template <typename Parse>
+auto with_usage(const Parse& parse) {
+  try {
+    return parse();
+  } catch (const Error& error) {
+    throw UsageError("{}", error.what());
+  }
+}
+
+bool in_process(const EvalCommand& command) { return command.model == "quern"; }
+
 void check(const EvalCommand& command) {
+  if (command.model_args.empty()) throw UsageError("--model_args is required");
   if (!command.apply_chat_template) {
     if (!command.fewshot_as_multiturn.empty() && multiturn(command)) {
       throw UsageError("--fewshot_as_multiturn needs --apply_chat_template");
     }
-    throw UsageError("--model {} takes messages: give --apply_chat_template", command.model);
+    if (command.model == "local-chat-completions")
+      throw UsageError("--model {} takes messages: give --apply_chat_template", command.model);
   }
-  if (command.log_samples && !command.output_path)
-    throw UsageError("--log_samples needs --output_path");
-  if (command.model != "local-chat-completions" && command.model != "quern") {
+  if ((command.log_samples || command.predict_only) && !command.output_path)
+    throw UsageError("--log_samples and --predict_only need --output_path");
+  if (command.model != "local-chat-completions" && command.model != "local-completions" &&
+      !in_process(command)) {
     throw UsageError(
-        "unknown --model '{}'; one of local-chat-completions (HTTP), quern (in process)",
+        "unknown --model '{}'; one of local-chat-completions, local-completions (HTTP), quern (in "
+        "process)",
         command.model);
   }
+  if (!command.samples.empty() && command.limit)
+    throw UsageError("--samples and --limit exclude each other");
+  if (command.repeats < 1) throw UsageError("--repeats must be at least 1");
   if (command.batch_size && *command.batch_size != "1") {
     spdlog::info(
         "--batch_size {} is taken as 1: num_concurrent in --model_args sets the parallelism",
@@ -111,22 +173,46 @@ void check(const EvalCommand& command) {
   }
 }
 
-std::vector<EvalTask> load_tasks(const EvalCommand& command) {
+// --samples: JSON, or the path of a file of it: {"TASK": [0, 5, 7], ...}.
+std::map<std::string, std::vector<std::size_t>> chosen_samples(const std::string& text) {
+  constexpr std::size_t kMaxBytes = 16 << 20;
+  std::map<std::string, std::vector<std::size_t>> chosen;
+  if (text.empty()) return chosen;
+  const bool is_file = std::filesystem::is_regular_file(text);
+  const Json value = is_file ? parse_json(read_file(text, kMaxBytes), text)
+                             : with_usage([&] { return parse_json(text, "--samples"); });
+  if (!value.is_object()) throw UsageError("--samples must be an object of lists");
+  for (const auto& [task, numbers] : value.items()) {
+    if (!numbers.is_array() || numbers.empty())
+      throw UsageError("--samples: {} must be a list of document numbers", task);
+    for (const Json& number : numbers) {
+      if (!number.is_number_unsigned())
+        throw UsageError("--samples: {} holds {}, no document number", task, number.dump());
+      chosen[task].push_back(number.get<std::size_t>());
+    }
+  }
+  return chosen;
+}
+
+std::vector<EvalTask> tasks_of(const EvalCommand& command) {
   std::vector<EvalTask> tasks;
   for (const std::string& list : command.tasks) {
     for (std::size_t begin = 0; begin <= list.size();) {
       const std::size_t end = std::min(list.find(',', begin), list.size());
-      if (end > begin)
-        tasks.push_back(load_task(list.substr(begin, end - begin), command.include_paths));
+      if (end > begin) {
+        for (EvalTask& task : load_tasks(list.substr(begin, end - begin), command.include_paths)) {
+          const bool given = std::any_of(tasks.begin(), tasks.end(), [&](const EvalTask& other) {
+            return other.name == task.name;
+          });
+          if (!given) tasks.push_back(std::move(task));
+        }
+      }
       begin = end + 1;
     }
   }
   if (tasks.empty()) throw UsageError("--tasks names no task");
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    for (std::size_t j = 0; j < i; ++j) {
-      if (tasks[i].name == tasks[j].name)
-        throw UsageError("task '{}' is given twice", tasks[i].name);
-    }
+  if (command.predict_only) {
+    for (EvalTask& task : tasks) skip_metrics(task);
   }
   return tasks;
 }
@@ -144,63 +230,121 @@ ReportSettings report_settings(const EvalCommand& command, const Json& model_arg
   settings.gen_kwargs = gen_kwargs;
   for (const auto& seed : seeds) settings.seeds.push_back(seed ? Json(*seed) : Json(nullptr));
   settings.system_instruction = command.system_instruction;
-  settings.fewshot_as_multiturn = multiturn(command);
-  settings.log_samples = command.log_samples;
+  settings.apply_chat_template = command.apply_chat_template;
+  settings.fewshot_as_multiturn = command.apply_chat_template && multiturn(command);
+  settings.log_samples = command.log_samples || command.predict_only;
   return settings;
 }
 
-void run_eval(const EvalCommand& command) {
-  check(command);
-  const auto start = std::chrono::steady_clock::now();
-  const double unix_time =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  const bool in_process = command.model == "quern";
-  const Json model_args = parse_key_values(command.model_args, "--model_args");
-  const Json gen_kwargs = parse_key_values(command.gen_kwargs, "--gen_kwargs");
-  const Seeds seeds = parse_seeds(command.seed);
-
+EvaluationOptions evaluation_options(const EvalCommand& command, const Json& model_args,
+                                     const Json& gen_kwargs, const Seeds& seeds) {
   EvaluationOptions options;
-  options.model = parse_model_arguments(model_args, in_process);
+  options.model = parse_model_arguments(model_args, in_process(command));
   options.data_dir = command.data_dir;
   options.num_fewshot = command.num_fewshot;
   options.limit = command.limit;
+  options.samples = chosen_samples(command.samples);
+  options.apply_chat_template = command.apply_chat_template;
   options.fewshot_as_multiturn = multiturn(command);
   options.system_instruction = command.system_instruction;
   options.gen_kwargs = gen_kwargs;
   options.fewshot_seed = seeds[3];
   options.cache_file = command.use_cache.value_or("");
   options.null_answer = environment("LMEVAL_MODEL_NONE_ANSWER_PLACEHOLDER").value_or("");
-  std::vector<EvalTask> tasks = load_tasks(command);
+  return options;
+}
+
+// The way to the model, with the tokenizer that it may need on this side.
+struct Model {
+  std::unique_ptr<PromptTokenizer> tokenizer;
+  std::unique_ptr<ChatBackend> backend;
+};
+
+// A tokenizer's directory: tokenizer=DIR, else the model itself when it is a directory.
+std::unique_ptr<PromptTokenizer> tokenizer_of(const ModelArguments& model) {
+  const std::string& dir = model.tokenizer.empty() ? model.model : model.tokenizer;
+  if (!std::filesystem::exists(std::filesystem::path(dir) / "tokenizer.json")) {
+    throw UsageError(
+        "this model type needs tokenizer=DIR (of tokenizer.json) in --model_args; '{}' "
+        "holds none",
+        dir);
+  }
+  return std::make_unique<PromptTokenizer>(dir);
+}
+
+Model make_model(const EvalCommand& command, const Json& model_args, EvaluationOptions& options) {
+  Model model;
+  if (command.model == "local-chat-completions") {
+    model.backend = make_http_chat_backend(
+        http_backend_options(options.model, environment("OPENAI_API_KEY").value_or("")));
+    return model;
+  }
+  model.tokenizer = tokenizer_of(options.model);
+  options.render_generation = command.model == "local-completions";
+  options.render_chat = [tokenizer = model.tokenizer.get()](const Json& messages, bool open) {
+    return tokenizer->render(messages, open);
+  };
+  if (in_process(command)) {
+    model.backend = make_in_process_backend(model_args, options.model, *model.tokenizer);
+  } else {
+    model.backend = make_http_completions_backend(
+        http_backend_options(options.model, environment("OPENAI_API_KEY").value_or("")),
+        options.model, *model.tokenizer);
+  }
+  return model;
+}
+
+void print_first_prompts(const Evaluation& evaluation) {
+  for (const EvaluatedTask& task : evaluation.tasks) {
+    const EvaluatedSample& first = task.samples.at(0);
+    fmt::print("{} document {}:\n{}\ntarget:\n{}\n", task.task.name, first.doc_id,
+               python_json(first.prompt, {.ensure_ascii = false, .indent = 2}),
+               python_str(first.target));
+  }
+}
+
+void run_eval(const EvalCommand& command) {
+  check(command);
+  const Json model_args = parse_key_values(command.model_args, "--model_args");
+  const Json gen_kwargs = parse_key_values(command.gen_kwargs, "--gen_kwargs");
+  const Seeds seeds = parse_seeds(command.seed);
+  EvaluationOptions options = evaluation_options(command, model_args, gen_kwargs, seeds);
   if (command.limit)
     spdlog::warn("--limit is for tests: the score is that of the first questions only");
-
-  const std::unique_ptr<ChatBackend> backend =
-      in_process ? make_in_process_backend(model_args)
-                 : make_http_chat_backend(http_backend_options(
-                       options.model, environment("OPENAI_API_KEY").value_or("")));
-  const Evaluation evaluation = evaluate(std::move(tasks), options, *backend);
-  if (command.write_out) {
-    for (const EvaluatedTask& task : evaluation.tasks) {
-      fmt::print("{} document 0:\n{}\ntarget:\n{}\n", task.task.name,
-                 python_json(task.samples.at(0).messages, {.ensure_ascii = false, .indent = 2}),
-                 task.samples.at(0).target);
-    }
+  std::vector<EvalTask> tasks = tasks_of(command);
+  for (const auto& [task, numbers] : options.samples) {
+    if (std::none_of(tasks.begin(), tasks.end(), [&](const auto& t) { return t.name == task; }))
+      throw UsageError("--samples: '{}' is not among --tasks", task);
   }
+  const Model model = make_model(command, model_args, options);
 
+  RepeatedRuns repeated;
   ReportSettings settings = report_settings(command, model_args, gen_kwargs, seeds);
-  settings.start_unix_time = unix_time;
-  settings.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const Json results = results_json(evaluation, settings);
-  if (command.show_config) {
-    fmt::print("{}\n", python_json(results, {.ensure_ascii = false, .indent = 2}));
+  const std::int64_t first_seed = options.model.seed;
+  for (int run = 0; run < command.repeats; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    settings.start_unix_time =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+    options.model.seed = first_seed + run;
+    if (run > 0) tasks = tasks_of(command);
+    const Evaluation evaluation = evaluate(std::move(tasks), options, *model.backend);
+    if (command.write_out && run == 0) print_first_prompts(evaluation);
+    settings.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    Json results = results_json(evaluation, settings);
+    repeated.add(evaluation, results, options.model.seed);
+    if (command.repeats > 1) results["repeats"] = repeated.json();
+    if (command.show_config) {
+      fmt::print("{}\n", python_json(results, {.ensure_ascii = false, .indent = 2}));
+    }
+    if (command.output_path) {
+      const SavedFiles saved = save_results(evaluation, settings, results, *command.output_path);
+      spdlog::info("results: {}", saved.results.string());
+      for (const auto& file : saved.samples) spdlog::info("samples: {}", file.string());
+    }
+    fmt::print("{}\n{}", console_line(settings), results_table(results));
   }
-  if (command.output_path) {
-    const SavedFiles saved = save_results(evaluation, settings, results, *command.output_path);
-    spdlog::info("results: {}", saved.results.string());
-    for (const auto& file : saved.samples) spdlog::info("samples: {}", file.string());
-  }
-  fmt::print("{}\n{}", console_line(settings), results_table(results));
+  if (command.repeats > 1) fmt::print("\n{}", repeated.table());
 }
 
 }  // namespace
@@ -209,16 +353,15 @@ void add_eval(CLI::App& app) {
   CLI::App* eval = app.add_subcommand("eval", "measure a model as lm-evaluation-harness does");
   const auto command = std::make_shared<EvalCommand>();
   eval->add_option(names("model", "M"), command->model,
-                   "local-chat-completions (HTTP) or quern (in process)")
+                   "local-chat-completions, local-completions (HTTP) or quern (in process)")
       ->capture_default_str();
   eval->add_option(
-          names("model_args", "a"), command->model_args,
-          "key=value,... or a JSON object: base_url, model, num_concurrent, max_gen_toks, timeout, "
-          "max_retries; pretrained=DIR in process")
-      ->required();
+      names("model_args", "a"), command->model_args,
+      "key=value,... or a JSON object: base_url, model, num_concurrent, max_gen_toks, timeout, "
+      "max_retries; pretrained=DIR in process; tokenizer=DIR for local-completions");
   eval->add_option(names("tasks", "t"), command->tasks,
-                   "gsm8k, arith, a name from --include_path, or FILE.yaml")
-      ->required();
+                   "gsm8k, arith, a tag, a name from --include_path, FILE.yaml or a directory; or "
+                   "divergence alone");
   eval->add_option(names("num_fewshot", "f"), command->num_fewshot,
                    "worked examples in front of each question");
   eval->add_option(names("limit", "L"), command->limit,
@@ -252,9 +395,42 @@ void add_eval(CLI::App& app) {
   eval->add_option(names("data_dir"), command->data_dir, "directory of TASK/SPLIT.jsonl");
   eval->add_flag(names("write_out", "w"), command->write_out,
                  "print the prompt of the first question");
+  eval->add_option(names("samples", "E"), command->samples,
+                   "document numbers by task, as JSON or a file of it: {\"gsm8k\": [0, 5]}");
+  eval->add_flag(names("predict_only", "x"), command->predict_only,
+                 "keep the answers, score nothing");
+  eval->add_option(names("repeats", "R"), command->repeats,
+                   "whole runs with request seeds seed, seed+1, ...: mean and spread")
+      ->capture_default_str();
+  eval->add_option(names("config", "C"), command->config,
+                   "YAML file of these options; the command line wins");
+  DivergenceCommand& divergence = command->divergence;
+  eval->add_option(names("reference"), divergence.reference,
+                   "divergence: the base model's directory, or its kept record");
+  eval->add_option(names("data"), divergence.data,
+                   "divergence: texts (.jsonl rows with text or messages, or one plain text)");
+  eval->add_option(names("data_template"), divergence.text.row_template,
+                   "divergence: Jinja over a row of the .jsonl file")
+      ->capture_default_str();
+  eval->add_option(names("context"), divergence.text.window, "divergence: tokens of one text")
+      ->capture_default_str();
+  eval->add_option(names("reference_logits"), divergence.reference_logits,
+                   "divergence: keep the base's record (logits, layers) in FILE");
+  eval->add_flag(names("logits_only"), divergence.logits_only,
+                 "divergence: no comparison of layers");
   eval->add_flag(names("show_config"), command->show_config, "print the results file");
   add_accepted(*eval);
-  eval->callback([command] { run_eval(*command); });
+  eval->callback([command, eval] {
+    if (!command->config.empty()) apply_config(*eval, command->config);
+    if (command->tasks == std::vector<std::string>{"divergence"}) {
+      command->divergence.model_args = parse_key_values(command->model_args, "--model_args");
+      command->divergence.output_path = command->output_path;
+      if (command->limit) command->divergence.text.limit = limited_rows(command->limit, SIZE_MAX);
+      run_divergence(command->divergence);
+    } else {
+      run_eval(*command);
+    }
+  });
 }
 
 }  // namespace quern::cli

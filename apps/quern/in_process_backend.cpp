@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -10,6 +13,8 @@
 #include "model_options.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
+#include "quern/eval/likelihood_tokens.h"
+#include "quern/eval/logit_model.h"
 #include "quern/server/chat_engine.h"
 #include "quern/server/chat_request.h"
 
@@ -28,13 +33,30 @@ constexpr auto kOfEvaluation = std::to_array<std::string_view>(
 
 class InProcessBackend final : public ChatBackend {
  public:
-  explicit InProcessBackend(server::ChatEngineOptions options) : engine_(std::move(options)) {}
+  InProcessBackend(server::ChatEngineOptions options, const ModelArguments& model,
+                   const PromptTokenizer& tokenizer)
+      : directory_(options.engine.model_dir),
+        moe_backend_(options.engine.moe_backend),
+        max_length_(static_cast<std::size_t>(model.max_length)),
+        tokenizer_(tokenizer),
+        engine_(std::move(options)) {}
 
   Json identity() override {
     return {{"backend", "quern"}, {"fingerprint", engine_.fingerprint()}};
   }
 
+  Loglikelihood loglikelihood(const std::string& prompt, const std::string& continuation) override {
+    const LikelihoodTokens tokens =
+        likelihood_tokens(tokenizer_.tokenizer(), prompt, continuation, max_length_ - 1,
+                          prompt.empty() ? tokenizer_.prefix_token() : 0);
+    const std::lock_guard lock(mutex_);
+    if (!scorer_) scorer_.emplace(directory_, LogitModelOptions{.moe_backend = moe_backend_});
+    return scorer_->loglikelihood(tokens.tokens, tokens.context);
+  }
+
   std::optional<std::string> complete(const Json& body) override {
+    if (!body.contains("messages"))
+      throw UsageError("--model quern generates from messages: give --apply_chat_template");
     server::ChatRequest request = server::parse_chat_request(body.dump());
     request.model.clear();  // there is only one
     request.stream = false;
@@ -45,12 +67,20 @@ class InProcessBackend final : public ChatBackend {
   }
 
  private:
+  std::filesystem::path directory_;
+  kernels::MoeBackend moe_backend_;
+  std::size_t max_length_;
+  const PromptTokenizer& tokenizer_;
+  std::mutex mutex_;  // scorer_
+  std::optional<LogitModel> scorer_;
   server::ChatEngine engine_;
 };
 
 }  // namespace
 
-std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args) {
+std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args,
+                                                     const ModelArguments& model,
+                                                     const PromptTokenizer& tokenizer) {
   Json arguments = Json::object();
   std::string directory;
   for (const auto& [key, value] : model_args.items()) {
@@ -65,7 +95,7 @@ std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args) {
   options.engine.log_stats = false;
   // A score is that of the answer, not of the thinking: as the model card's server is started.
   options.chat.parse_reasoning = true;
-  return std::make_unique<InProcessBackend>(std::move(options));
+  return std::make_unique<InProcessBackend>(std::move(options), model, tokenizer);
 }
 
 }  // namespace quern::cli

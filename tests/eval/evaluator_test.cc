@@ -93,7 +93,8 @@ TEST(Evaluator, AnswersLandAtTheirQuestion) {
   EXPECT_EQ(evaluation.tasks[0].original_rows, 500U);
   for (const EvaluatedSample& sample : evaluation.tasks[0].samples) {
     const double expected = sample.doc_id % 4 == 1 || sample.doc_id == 8 ? 0.0 : 1.0;
-    EXPECT_EQ(sample.scores, (std::vector<double>{expected, expected})) << sample.doc_id;
+    EXPECT_EQ(sample.scores, (std::vector<std::vector<Json>>{{expected}, {expected}}))
+        << sample.doc_id;
   }
   const Json results = results_json(evaluation, settings_of());
   EXPECT_EQ(results["results"]["arith"]["exact_match,strict-match"], 0.74);

@@ -12,16 +12,17 @@ namespace {
 
 TEST(HarnessGolden, EveryLineOfASamplesFile) {
   const EvalTask task = load_task("gsm8k", {});
-  const ExactMatch metric(task.exact_match);
+  const ExactMatch metric(task.metrics.at(0).exact_match);
   std::map<std::string, AnswerFilter> filters;
   for (const FilterSpec& spec : task.filters) filters.emplace(spec.name, AnswerFilter(spec));
   std::map<std::string, std::pair<int, int>> right;
   for (const Json& line : read_jsonl(QUERN_SOURCE_DIR "/tests/golden/eval/harness_samples.jsonl")) {
     const std::string answer = line["resps"][0][0].get<std::string>();
     const std::string filter = line["filter"].get<std::string>();
-    const std::string extracted = filters.at(filter).apply(answer);
+    const Json extracted = filters.at(filter).apply({answer});
     EXPECT_EQ(extracted, line["filtered_resps"][0]) << answer;
-    EXPECT_EQ(metric.score(extracted, line["target"].get<std::string>()), line["exact_match"])
+    EXPECT_EQ(metric.score(extracted.get<std::string>(), line["target"].get<std::string>()),
+              line["exact_match"])
         << answer;
     right[filter].first += line["exact_match"] == 1.0 ? 1 : 0;
     right[filter].second += 1;

@@ -90,7 +90,7 @@ TEST_F(Gsm8kPrompt, HashesOfPromptDocumentTargetAndBody) {
     ASSERT_EQ(messages.size(), 11U);
     EXPECT_EQ(sha256_hex(python_json(test_[i], {.ensure_ascii = false, .indent = 2})), rows[i].doc);
     EXPECT_EQ(sha256_hex(python_json(messages, kKeepUnicode)), rows[i].prompt);
-    EXPECT_EQ(sha256_hex(task_.doc_to_target.render(test_[i])), rows[i].target);
+    EXPECT_EQ(sha256_hex(task_.doc_to_target.value(test_[i]).get<std::string>()), rows[i].target);
     const std::string body = python_json(make_request(messages, task_.generation_kwargs, model));
     EXPECT_EQ(body.size(), rows[i].body_bytes);
     EXPECT_EQ(sha256_hex(body), rows[i].body);

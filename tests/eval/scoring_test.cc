@@ -60,13 +60,13 @@ TEST(Scoring, WorkedExamplesOfGsm8k) {
   const EvalTask task = load_task("gsm8k", {});
   const AnswerFilter strict(task.filters.at(0));
   const AnswerFilter flexible(task.filters.at(1));
-  const ExactMatch metric(task.exact_match);
+  const ExactMatch metric(task.metrics.at(0).exact_match);
   EXPECT_EQ(strict.name(), "strict-match");
   EXPECT_EQ(flexible.name(), "flexible-extract");
   for (const Row& row : kRows) {
     const std::string reference = std::string("Work, 3 = $3.\n#### 7 is not it\n#### ") + row.gold;
-    EXPECT_EQ(strict.apply(row.answer), row.strict) << row.answer;
-    EXPECT_EQ(flexible.apply(row.answer), row.flexible) << row.answer;
+    EXPECT_EQ(strict.apply({row.answer}), row.strict) << row.answer;
+    EXPECT_EQ(flexible.apply({row.answer}), row.flexible) << row.answer;
     EXPECT_EQ(metric.score(row.strict, reference), row.strict_score) << row.answer;
     EXPECT_EQ(metric.score(row.flexible, reference), row.flexible_score) << row.answer;
   }

@@ -35,7 +35,7 @@ TEST(TaskFile, EmbeddedTasks) {
   EXPECT_EQ(gsm8k.num_fewshot, 5);
   EXPECT_EQ(gsm8k.version, 3.0);
   EXPECT_EQ(gsm8k.filters[1].steps[0].group_select, -1);
-  EXPECT_EQ(gsm8k.exact_match.regexes_to_ignore,
+  EXPECT_EQ(gsm8k.metrics.at(0).exact_match.regexes_to_ignore,
             (std::vector<std::string>{",", "\\$", "(?s).*#### ", "\\.$"}));
   const EvalTask arith = load_task("arith", {});
   EXPECT_EQ(arith.config["filter_list"], gsm8k.config["filter_list"]);
@@ -84,13 +84,15 @@ TEST(TaskFile, RefusalsNameTheKey) {
   } rows[] = {
       {"- 1", "mapping"},
       {"task: t", "doc_to_text"},
-      {base + "repeats: 64", "repeats"},
+      {base + "repeats: 0", "repeats"},
       {base + "num_fewshot: many", "num_fewshot"},
       {base + "process_docs: f", "process_docs"},
-      {base + "output_type: loglikelihood", "loglikelihood"},
+      {base + "output_type: loglikelihood_rolling", "loglikelihood_rolling"},
+      {base + "output_type: loglikelihood", "only take_first fits"},
+      {base + "output_type: multiple_choice", "doc_to_choice"},
       {base + "metric_list: [{metric: acc}]", "acc"},
       {base + "metric_list: []", "metric_list"},
-      {base + "filter_list: [{name: f, filter: [{function: majority_vote}]}]", "majority_vote"},
+      {base + "filter_list: [{name: f, filter: [{function: majority_vote}]}]", "must end with"},
       {base + "filter_list: [{name: f, filter: [{function: regex, regex_pattern: '(', "
               "group_select: 0}, {function: take_first}]}]",
        "'('"},

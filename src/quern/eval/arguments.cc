@@ -18,11 +18,9 @@ namespace {
 constexpr std::size_t kMaxConcurrent = 4096;
 
 // Arguments of the harness that change nothing here; the text says what stands in their place.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kIgnored{{
-    {"tokenizer_backend", "messages are sent as they are"},
-    {"tokenizer", "messages are sent as they are"},
-    {"tokenized_requests", "messages are sent as they are"},
-    {"max_length", "the server checks lengths"},
+constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kIgnored{{
+    {"tokenizer_backend", "tokenizer=DIR reads DIR/tokenizer.json"},
+    {"tokenized_requests", "prompts are sent as text, those of likelihoods as tokens"},
     {"max_images", "questions are text"},
     {"batch_size", "one question a request"},
     {"auth_token", "it serves a remote tokenizer only"},
@@ -107,11 +105,11 @@ class Reader {
 };
 
 void check_names(const Json& arguments) {
-  static constexpr std::array<std::string_view, 13> kKnown{
+  static constexpr std::array<std::string_view, 15> kKnown{
       "model",       "pretrained",      "base_url",           "num_concurrent",
       "max_retries", "timeout",         "max_gen_toks",       "seed",
       "eos_string",  "think_end_token", "verify_certificate", "ca_cert_path",
-      "header"};
+      "header",      "tokenizer",       "max_length"};
   for (const auto& [key, value] : arguments.items()) {
     if (std::find(kKnown.begin(), kKnown.end(), key) != kKnown.end()) continue;
     const auto ignored = std::find_if(kIgnored.begin(), kIgnored.end(),
@@ -208,6 +206,8 @@ ModelArguments parse_model_arguments(const Json& arguments, bool in_process) {
   out.timeout_seconds = reader.number("timeout", 0.001, 1e7, 300);
   out.max_gen_toks = reader.integer("max_gen_toks", 1, 1 << 30, 256);
   out.seed = reader.integer("seed", INT64_C(-1) << 53, INT64_C(1) << 53, 1234);
+  out.max_length = reader.integer("max_length", 2, 1 << 30, 2048);
+  out.tokenizer = reader.text("tokenizer").value_or("");
   out.eos_string = reader.text("eos_string");
   out.think_end_token = reader.text("think_end_token");
   out.verify_certificate = reader.boolean("verify_certificate", true);

@@ -25,7 +25,8 @@ Seeds parse_seeds(const std::string& text);
 // Number of rows of --limit: 0 < limit < 1 is a share, rounded up.
 std::size_t limited_rows(std::optional<double> limit, std::size_t rows);
 
-// Arguments of model "local-chat-completions", and of "quern" as far as they make sense in process.
+// Arguments of models "local-chat-completions" and "local-completions", and of "quern" as far as
+// they make sense in process.
 struct ModelArguments {
   std::string model;  // the name that is sent
   std::string base_url;
@@ -34,6 +35,8 @@ struct ModelArguments {
   double timeout_seconds = 300;
   std::int64_t max_gen_toks = 256;
   std::int64_t seed = 1234;
+  std::int64_t max_length = 2048;  // tokens of a prompt and its continuation; cut on the left
+  std::string tokenizer;           // directory of tokenizer.json, for likelihoods over HTTP
   std::optional<std::string> eos_string;
   std::optional<std::string> think_end_token;
   bool verify_certificate = true;

@@ -6,7 +6,9 @@
 #include <optional>
 #include <string>
 
+#include "quern/base/error.h"
 #include "quern/base/json.h"
+#include "quern/eval/sample.h"
 
 namespace quern {
 
@@ -25,7 +27,16 @@ class ChatBackend {
   // `request` is the body of POST /v1/chat/completions (model, messages, max_tokens, temperature,
   // stop, seed and what --gen_kwargs added). The content of the answer; empty optional when the
   // model gave none (OpenAI's `content: null`). Throws Error when there is no answer at all.
+  // With "prompt" in place of "messages": POST /v1/completions.
   virtual std::optional<std::string> complete(const Json& request) = 0;
+
+  // How likely `continuation` is behind `prompt`. Throws Error when this way to the model cannot
+  // tell.
+  virtual Loglikelihood loglikelihood(const std::string& prompt, const std::string& continuation) {
+    (void)prompt;
+    (void)continuation;
+    throw Error("this --model cannot tell likelihoods; take local-completions or quern");
+  }
 };
 
 }  // namespace quern

@@ -5,7 +5,9 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <numeric>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "quern/base/error.h"
@@ -14,6 +16,7 @@
 #include "quern/eval/answer_cache.h"
 #include "quern/eval/dataset.h"
 #include "quern/eval/prompt.h"
+#include "quern/eval/python_text.h"
 #include "quern/eval/request.h"
 #include "quern/eval/scoring.h"
 
@@ -36,13 +39,69 @@ std::int64_t seed_or_random(std::optional<std::int64_t> seed) {
   return seed ? *seed : static_cast<std::int64_t>(std::random_device{}());
 }
 
+// The documents that are asked, in the data's order: examples are drawn by position, as in the
+// harness.
+std::vector<std::size_t> chosen_rows(const std::string& task, std::size_t rows,
+                                     const EvaluationOptions& options) {
+  const auto listed = options.samples.find(task);
+  std::vector<std::size_t> chosen;
+  if (listed == options.samples.end()) {
+    chosen.resize(limited_rows(options.limit, rows));
+    std::iota(chosen.begin(), chosen.end(), std::size_t{0});
+    return chosen;
+  }
+  const std::set<std::size_t> wanted(listed->second.begin(), listed->second.end());
+  chosen.assign(wanted.begin(), wanted.end());
+  if (chosen.empty() || chosen.back() >= rows) {
+    throw UsageError("--samples: {} must list document numbers in [0, {}]", task, rows - 1);
+  }
+  return chosen;
+}
+
+// What stands between a prompt and the text that is scored.
+std::string continuation_delimiter(const EvalTask& task, bool chat) {
+  if (!chat) return task.target_delimiter;
+  const std::string prefix = task.config.value("gen_prefix", Json()).is_string()
+                                 ? task.config["gen_prefix"].get<std::string>()
+                                 : "";
+  return prefix.empty() || ends_with_space(prefix) ? "" : task.target_delimiter;
+}
+
+EvaluatedSample question(const EvalTask& task, PromptBuilder& prompts, const Json& row,
+                         std::size_t number, const EvaluationOptions& options) {
+  EvaluatedSample sample;
+  sample.doc_id = number;
+  sample.doc = row;
+  sample.prompt = prompts.next(row);
+  const bool generates = task.output_type == OutputType::kGenerateUntil;
+  if (sample.prompt.is_array() && (options.render_generation || !generates)) {
+    if (!options.render_chat)
+      throw UsageError("--apply_chat_template needs tokenizer=DIR in --model_args here");
+    sample.prompt = options.render_chat(sample.prompt, task.gen_prefix.has_value());
+  }
+  sample.target = task.doc_to_target.value(row);
+  if (task.doc_to_choice) sample.choices = task.doc_to_choice->choices(row);
+  if (task.output_type == OutputType::kLoglikelihood) {
+    if (!sample.target.is_string())
+      throw Error("the target of a loglikelihood task must be text, found {}",
+                  sample.target.dump());
+    sample.continuations = {sample.target.get<std::string>()};
+  } else if (task.output_type == OutputType::kMultipleChoice) {
+    const std::string delimiter = continuation_delimiter(task, options.apply_chat_template);
+    for (const std::string& choice : sample.choices)
+      sample.continuations.push_back(delimiter + choice);
+  }
+  return sample;
+}
+
 EvaluatedTask prepare(EvalTask task, const EvaluationOptions& options) {
   return with_context(task.name, [&] {
     EvaluatedTask out{std::move(task), 0, {}, 0, {}};
     const EvalTask& spec = out.task;
     out.num_fewshot = examples_of(spec, options);
     out.generation_kwargs = spec.generation_kwargs;
-    out.generation_kwargs.update(options.gen_kwargs);
+    if (spec.output_type == OutputType::kGenerateUntil)
+      out.generation_kwargs.update(options.gen_kwargs);
 
     std::vector<Json> rows = read_jsonl(find_split(spec, spec.test_split, options.data_dir));
     if (rows.empty()) throw Error("split '{}' has no rows", spec.test_split);
@@ -56,62 +115,44 @@ EvaluatedTask prepare(EvalTask task, const EvaluationOptions& options) {
       }
     }
     out.original_rows = rows.size();
-    rows.resize(limited_rows(options.limit, rows.size()));
+    const std::vector<std::size_t> chosen = chosen_rows(spec.name, rows.size(), options);
 
     PromptBuilder prompts(spec, pool,
                           {.num_fewshot = static_cast<std::size_t>(out.num_fewshot),
+                           .chat = options.apply_chat_template,
                            .multiturn = options.fewshot_as_multiturn,
                            .system_instruction = options.system_instruction,
                            .fewshot_seed = seed_or_random(options.fewshot_seed)});
-    for (Json& row : rows) {
-      EvaluatedSample sample;
-      sample.doc_id = out.samples.size();
-      sample.messages = prompts.next(row);
-      sample.target = spec.doc_to_target.render(row);
-      sample.doc = std::move(row);
-      out.samples.push_back(std::move(sample));
+    for (const std::size_t number : chosen) {
+      with_context(fmt::format("document {}", number), [&] {
+        out.samples.push_back(question(spec, prompts, rows[number], number, options));
+      });
     }
     return out;
   });
 }
 
-// Filters and metric of one task.
-class Scorer {
- public:
-  explicit Scorer(const EvalTask& task) : metric_(task.exact_match) {
-    for (const FilterSpec& filter : task.filters) filters_.emplace_back(filter);
-  }
-
-  void score(EvaluatedSample& sample) const {
-    for (const AnswerFilter& filter : filters_) {
-      sample.filtered.push_back(filter.apply(sample.answer));
-      sample.scores.push_back(metric_.score(sample.filtered.back(), sample.target));
-    }
-  }
-  const std::vector<AnswerFilter>& filters() const { return filters_; }
-
- private:
-  std::vector<AnswerFilter> filters_;
-  ExactMatch metric_;
-};
-
-// The running score of one task behind the progress bar.
+// The running score of one task behind the progress bar: its first metric under each filter.
 class RunningScore {
  public:
-  explicit RunningScore(std::size_t filters) : sums_(filters, 0.0) {}
-  void add(const std::vector<double>& scores) {
+  explicit RunningScore(const EvalTask& task) : task_(&task), sums_(task.filters.size(), 0.0) {}
+  void add(const std::vector<std::vector<Json>>& scores) {
     ++count_;
-    for (std::size_t i = 0; i < scores.size(); ++i) sums_[i] += scores[i];
-  }
-  std::string text(const std::string& task, const std::vector<AnswerFilter>& filters) const {
-    std::string out = task;
     for (std::size_t i = 0; i < sums_.size(); ++i) {
-      out += fmt::format(" {} {:.4f}", filters[i].name(), sums_[i] / static_cast<double>(count_));
+      if (!scores[i].empty() && scores[i][0].is_number()) sums_[i] += scores[i][0].get<double>();
+    }
+  }
+  std::string text() const {
+    std::string out = task_->name;
+    for (std::size_t i = 0; i < sums_.size(); ++i) {
+      out +=
+          fmt::format(" {} {:.4f}", task_->filters[i].name, sums_[i] / static_cast<double>(count_));
     }
     return out;
   }
 
  private:
+  const EvalTask* task_;
   std::size_t count_ = 0;
   std::vector<double> sums_;
 };
@@ -127,11 +168,12 @@ class Runner {
     bool samples_at_random = false;
     for (const EvaluatedTask& task : evaluation.tasks) {
       scorers_.emplace_back(task.task);
-      running_.emplace_back(task.task.filters.size());
+      running_.emplace_back(task.task);
       for (std::size_t i = 0; i < task.samples.size(); ++i)
         work_.emplace_back(scorers_.size() - 1, i);
       samples_at_random =
-          samples_at_random || task.generation_kwargs.value("do_sample", Json(false)) == true;
+          samples_at_random || (task.generation_kwargs.is_object() &&
+                                task.generation_kwargs.value("do_sample", Json(false)) == true);
     }
     if (options.cache_file.empty()) return;
     if (samples_at_random) {
@@ -176,38 +218,65 @@ class Runner {
     EvaluatedTask& task = evaluation_.tasks[task_index];
     EvaluatedSample& sample = task.samples[sample_index];
     with_context(fmt::format("{} document {}", task.task.name, sample.doc_id), [&] {
-      const auto content =
-          ask(make_request(sample.messages, task.generation_kwargs, options_.model));
-      sample.answer = content.value_or(options_.null_answer);
+      if (task.task.output_type == OutputType::kGenerateUntil) {
+        for (std::size_t i = 0; i < task.task.repeats; ++i) generate(task, sample);
+      } else {
+        for (const std::string& continuation : sample.continuations)
+          sample.likelihoods.push_back(
+              likelihood(sample.prompt.get_ref<const std::string&>(), continuation));
+      }
       scorers_[task_index].score(sample);
       const std::lock_guard lock(mutex_);
-      if (!content && evaluation_.null_answers++ == 0) {
-        spdlog::warn(
-            "the model returned null content (scored as '{}'): see reasoning_content and the limit "
-            "on "
-            "generated tokens; further ones are counted, not logged",
-            options_.null_answer);
-      }
       running_[task_index].add(sample.scores);
       if (progress_) {
-        progress_->set_note(
-            running_[task_index].text(task.task.name, scorers_[task_index].filters()));
+        progress_->set_note(running_[task_index].text());
         progress_->add(1);
       }
     });
   }
 
+  void generate(const EvaluatedTask& task, EvaluatedSample& sample) {
+    const auto content = ask(make_request(sample.prompt, task.generation_kwargs, options_.model));
+    sample.answers.push_back(content.value_or(options_.null_answer));
+    if (content) return;
+    const std::lock_guard lock(mutex_);
+    if (evaluation_.null_answers++ > 0) return;
+    spdlog::warn(
+        "the model returned null content (scored as '{}'): see reasoning_content and the limit on "
+        "generated tokens; further ones are counted, not logged",
+        options_.null_answer);
+  }
+
   std::optional<std::string> ask(const Json& request) {
-    if (!cache_) return backend_.complete(request);
+    return cached(request, [&] { return backend_.complete(request); });
+  }
+
+  // In the cache a likelihood is the JSON text [value, is_greedy].
+  Loglikelihood likelihood(const std::string& prompt, const std::string& continuation) {
+    const Json request{{"loglikelihood", prompt},
+                       {"continuation", continuation},
+                       {"model", options_.model.model},
+                       {"max_length", options_.model.max_length}};
+    const auto text = cached(request, [&]() -> std::optional<std::string> {
+      const Loglikelihood found = backend_.loglikelihood(prompt, continuation);
+      return Json::array({found.value, found.is_greedy}).dump();
+    });
+    const Json found = parse_json(text.value_or(""), "answer cache");
+    return {found.at(0).get<double>(), found.at(1).get<bool>()};
+  }
+
+  template <typename Ask>
+  std::optional<std::string> cached(const Json& request, const Ask& ask_backend) {
+    if (!cache_) return ask_backend();
     const std::string key = cache_->key(request);
-    if (auto cached = cache_->find(key)) {
+    if (auto found = cache_->find(key)) {
       const std::lock_guard lock(mutex_);
       ++evaluation_.cached_answers;
-      return *std::move(cached);
+      return *std::move(found);
     }
-    auto content = backend_.complete(request);
-    cache_->store(key, content);
-    return content;
+    auto answer = ask_backend();
+    cache_->store(key, answer);
+    return answer;
   }
 
   Evaluation& evaluation_;

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -12,6 +14,7 @@
 #include "quern/base/json.h"
 #include "quern/eval/arguments.h"
 #include "quern/eval/chat_backend.h"
+#include "quern/eval/sample.h"
 #include "quern/eval/task_file.h"
 
 namespace quern {
@@ -21,7 +24,13 @@ struct EvaluationOptions {
   std::filesystem::path data_dir;
   std::optional<std::int64_t> num_fewshot;
   std::optional<double> limit;
+  std::map<std::string, std::vector<std::size_t>> samples;  // task -> documents; all when absent
+  bool apply_chat_template = true;                          // messages, else one text
   bool fewshot_as_multiturn = true;
+  // Renders messages to text where the prompt is not left to the server's chat template; `open`:
+  // the last message is the beginning of the answer. Empty: messages are sent.
+  std::function<std::string(const Json& messages, bool open)> render_chat;
+  bool render_generation = false;  // also for generate_until, not only for likelihoods
   std::string system_instruction;
   Json gen_kwargs = Json::object();                 // over the task's own
   std::optional<std::int64_t> fewshot_seed = 1234;  // empty: unpredictable
@@ -30,22 +39,10 @@ struct EvaluationOptions {
   bool show_progress = true;
 };
 
-// One question with its answer; per filter the extraction and the score, in the task's filter
-// order.
-struct EvaluatedSample {
-  std::size_t doc_id = 0;
-  Json doc;
-  std::string target;
-  Json messages;
-  std::string answer;
-  std::vector<std::string> filtered;
-  std::vector<double> scores;
-};
-
 struct EvaluatedTask {
   EvalTask task;
   std::int64_t num_fewshot = 0;
-  Json generation_kwargs;  // as used, --gen_kwargs merged
+  Json generation_kwargs;  // as used, --gen_kwargs merged; null when nothing is generated
   std::size_t original_rows = 0;
   std::vector<EvaluatedSample> samples;
 };

@@ -20,7 +20,7 @@ class FewshotSampler {
 
   // Indices into the pool of the `count` examples of the next question, in their order. `exclude`
   // is the question itself when it comes from the pool's split, else null: then one more is drawn
-  // and those equal to it are dropped.
+  // and those equal to it are dropped (random choice only, as in the harness).
   std::vector<std::size_t> next(std::size_t count, const Json* exclude);
 
  private:

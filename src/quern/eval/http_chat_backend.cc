@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/eval/http_connection.h"
+#include "quern/eval/likelihood_tokens.h"
 #include "quern/eval/python_text.h"
 #include "quern/eval/request.h"
 
@@ -27,12 +29,13 @@ std::string shortened(const std::string& text) {
   return line + (text.size() > kMaxShownBytes ? "..." : "");
 }
 
-// ".../chat/completions" -> ".../models".
+// ".../chat/completions" or ".../completions" -> ".../models".
 std::string models_target(const std::string& target) {
-  constexpr std::string_view kSuffix = "/chat/completions";
   const std::string path = target.substr(0, target.find('?'));
-  if (!path.ends_with(kSuffix)) return "/v1/models";
-  return path.substr(0, path.size() - kSuffix.size()) + "/models";
+  for (const std::string_view suffix : {"/chat/completions", "/completions"}) {
+    if (path.ends_with(suffix)) return path.substr(0, path.size() - suffix.size()) + "/models";
+  }
+  return "/v1/models";
 }
 
 class HttpChatBackend : public ChatBackend {
@@ -57,10 +60,21 @@ class HttpChatBackend : public ChatBackend {
   }
 
   std::optional<std::string> complete(const Json& request) override {
+    return retried(request, [&](const Json& response) {
+      auto answer = answer_of_response(response);
+      if (answer) answer = drop_thinking(*std::move(answer), options_.think_end_token);
+      return answer;
+    });
+  }
+
+ protected:
+  // Posts `request` until `read` accepts the response; at most max_attempts times.
+  template <typename Read>
+  std::invoke_result_t<const Read&, const Json&> retried(const Json& request, const Read& read) {
     const std::string body = python_json(request);
     for (int made = 1;; ++made) {
       try {
-        return attempt(body);
+        return read(attempt(body));
       } catch (const Error& error) {
         if (made >= options_.max_attempts)
           throw Error("{} (attempt {} of {})", error.what(), made, options_.max_attempts);
@@ -100,15 +114,13 @@ class HttpChatBackend : public ChatBackend {
     return response;
   }
 
-  std::optional<std::string> attempt(const std::string& body) {
+  Json attempt(const std::string& body) {
     const HttpResponse response = exchange("POST", url_.target, body, options_.timeout);
     if (response.status < 200 || response.status >= 300) {
       throw Error("{}: HTTP status {}: {}", options_.url, response.status,
                   shortened(response.body));
     }
-    auto answer = answer_of_response(parse_json(response.body, options_.url, kResponseLimits));
-    if (answer) answer = drop_thinking(*std::move(answer), options_.think_end_token);
-    return answer;
+    return parse_json(response.body, options_.url, kResponseLimits);
   }
 
   // `fingerprint` of our model's entry in GET /v1/models: quern's servers hash checkpoint and
@@ -132,6 +144,28 @@ class HttpChatBackend : public ChatBackend {
   HttpUrl url_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<HttpConnection>> idle_;
+};
+
+class HttpCompletionsBackend final : public HttpChatBackend {
+ public:
+  HttpCompletionsBackend(HttpBackendOptions options, const ModelArguments& model,
+                         const PromptTokenizer& tokenizer)
+      : HttpChatBackend(std::move(options)), model_(model), tokenizer_(tokenizer) {}
+
+  Loglikelihood loglikelihood(const std::string& prompt, const std::string& continuation) override {
+    // One token of max_length is for the token that the server has to generate.
+    const LikelihoodTokens tokens =
+        likelihood_tokens(tokenizer_.tokenizer(), prompt, continuation,
+                          static_cast<std::size_t>(model_.max_length - 1),
+                          prompt.empty() ? tokenizer_.prefix_token() : 0);
+    return retried(make_likelihood_request(tokens.tokens, model_), [&](const Json& response) {
+      return likelihood_of_response(response, tokens.context, tokens.tokens.size());
+    });
+  }
+
+ private:
+  ModelArguments model_;
+  const PromptTokenizer& tokenizer_;
 };
 
 }  // namespace
@@ -159,6 +193,12 @@ HttpBackendOptions http_backend_options(const ModelArguments& model, const std::
 
 std::unique_ptr<ChatBackend> make_http_chat_backend(const HttpBackendOptions& options) {
   return std::make_unique<HttpChatBackend>(options);
+}
+
+std::unique_ptr<ChatBackend> make_http_completions_backend(const HttpBackendOptions& options,
+                                                           const ModelArguments& model,
+                                                           const PromptTokenizer& tokenizer) {
+  return std::make_unique<HttpCompletionsBackend>(options, model, tokenizer);
 }
 
 }  // namespace quern

@@ -1,4 +1,5 @@
-// The backend "local-chat-completions": an OpenAI-compatible server over HTTP or HTTPS.
+// The backends "local-chat-completions" and "local-completions": an OpenAI-compatible server over
+// HTTP or HTTPS.
 // Must never hang: every attempt has a deadline, every body a limit.
 // Proved by tests/eval/http_chat_backend_test.cc against a misbehaving server.
 #pragma once
@@ -11,6 +12,7 @@
 
 #include "quern/eval/arguments.h"
 #include "quern/eval/chat_backend.h"
+#include "quern/eval/prompt_tokenizer.h"
 
 namespace quern {
 
@@ -34,5 +36,9 @@ std::chrono::milliseconds harness_retry_wait(int made);
 HttpBackendOptions http_backend_options(const ModelArguments& model, const std::string& api_key);
 
 std::unique_ptr<ChatBackend> make_http_chat_backend(const HttpBackendOptions& options);
+// Also tells likelihoods, by `echo` and `logprobs` of /v1/completions; `tokenizer` outlives it.
+std::unique_ptr<ChatBackend> make_http_completions_backend(const HttpBackendOptions& options,
+                                                           const ModelArguments& model,
+                                                           const PromptTokenizer& tokenizer);
 
 }  // namespace quern

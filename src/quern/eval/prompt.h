@@ -1,4 +1,4 @@
-// Builds the messages of a question: system text, worked examples, the question.
+// Builds the prompt of a question: system text, worked examples, the question; as messages or text.
 // Must never add text of its own: every byte comes from the task file, the data or the options.
 // Proved by tests/eval/prompt_test.cc (prompt hashes of GSM8K).
 #pragma once
@@ -16,6 +16,7 @@ namespace quern {
 
 struct PromptOptions {
   std::size_t num_fewshot = 0;
+  bool chat = true;       // messages, else one text
   bool multiturn = true;  // examples as user and assistant turns, else all in one user message
   std::string system_instruction;
   std::int64_t fewshot_seed = 1234;
@@ -26,15 +27,25 @@ class PromptBuilder {
  public:
   PromptBuilder(const EvalTask& task, const std::vector<Json>& fewshot_pool, PromptOptions options);
 
-  // The messages of the next row: [{"role", "content"}, ...]. Rows come in document order.
+  // The prompt of the next row: [{"role", "content"}, ...] or text. Rows come in document order.
   Json next(const Json& row);
 
  private:
+  // One message, and what follows it when the prompt is one text.
+  struct Turn {
+    const char* role;
+    std::string content;
+    std::string delimiter;
+  };
+  void add_example(const Json& example, const Json& row, std::vector<Turn>& turns) const;
+  void add_question(const Json& row, std::vector<Turn>& turns) const;
+  static Json messages(const std::vector<Turn>& turns);
+  static Json single_turn(std::vector<Turn> turns);
+
   const EvalTask& task_;
   const std::vector<Json>& pool_;
   PromptOptions options_;
   FewshotSampler sampler_;
-  bool exclude_row_;  // questions and examples come from the same split
 };
 
 }  // namespace quern

@@ -80,6 +80,12 @@ std::uint32_t PythonRandom::next32() {
   return y ^ (y >> 18);
 }
 
+double PythonRandom::random() {
+  const std::uint32_t high = next32() >> 5;
+  const std::uint32_t low = next32() >> 6;
+  return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0);
+}
+
 std::uint32_t PythonRandom::randbelow(std::uint32_t n) {
   QUERN_CHECK(n > 0);
   const int unused_bits = std::countl_zero(n);

@@ -20,6 +20,8 @@ class PythonRandom {
   std::uint32_t next32();
   // Uniform in [0, n); n in [1, 2^32). Random._randbelow_with_getrandbits.
   std::uint32_t randbelow(std::uint32_t n);
+  // Random.random(): 53 bits in [0, 1).
+  double random();
   // Random.sample(range(n), k): k different indices in the order drawn. Throws Error if k > n.
   std::vector<std::size_t> sample(std::size_t n, std::size_t k);
 

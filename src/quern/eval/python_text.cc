@@ -288,4 +288,8 @@ std::optional<double> parse_python_float(std::string_view text) {
   return negative ? -value : value;
 }
 
+std::string python_str(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : python_repr(value);
+}
+
 }  // namespace quern

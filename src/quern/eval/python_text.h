@@ -20,6 +20,8 @@ struct PythonJsonStyle {
 std::string python_json(const Json& value, const PythonJsonStyle& style = {});
 // repr(value) of the dict, list, str, int, float, bool or None that `value` stands for.
 std::string python_repr(const Json& value);
+// str(value): text as it is, all else as repr.
+std::string python_str(const Json& value);
 // repr(float): the shortest digits that read back to the same value.
 std::string python_float(double value);
 

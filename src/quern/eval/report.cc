@@ -25,21 +25,30 @@ constexpr std::int64_t kBootstrapIterations = 100'000;  // the harness's default
 constexpr PythonJsonStyle kOneLine{.ensure_ascii = false, .indent = -1};
 constexpr PythonJsonStyle kIndented{.ensure_ascii = false, .indent = 2};
 
-std::vector<double> scores_of(const EvaluatedTask& task, std::size_t filter) {
-  std::vector<double> scores;
-  for (const EvaluatedSample& sample : task.samples) scores.push_back(sample.scores[filter]);
+std::vector<Json> scores_of(const EvaluatedTask& task, std::size_t filter, std::size_t metric) {
+  std::vector<Json> scores;
+  for (const EvaluatedSample& sample : task.samples)
+    scores.push_back(sample.scores[filter][metric]);
   return scores;
 }
 
+// Nothing at all is scored when likelihoods are not to be scored (--predict_only).
+bool has_scores(const EvaluatedTask& task) { return !task.samples.front().scores.front().empty(); }
+
 Json task_results(const EvaluatedTask& task) {
-  Json out{
-      {"name", task.task.name}, {"alias", task.task.alias}, {"sample_len", task.samples.size()}};
-  for (std::size_t i = 0; i < task.task.filters.size(); ++i) {
-    const std::vector<double> scores = scores_of(task, i);
-    const std::string& filter = task.task.filters[i].name;
-    out["exact_match," + filter] = mean(scores);
-    const auto error = mean_stderr(scores);
-    out["exact_match_stderr," + filter] = error ? Json(*error) : Json("N/A");
+  const bool scored = has_scores(task);
+  Json out{{"name", task.task.name},
+           {"alias", task.task.alias},
+           {"sample_len", scored ? task.samples.size() : 0}};
+  for (std::size_t f = 0; scored && f < task.task.filters.size(); ++f) {
+    const std::string& filter = task.task.filters[f].name;
+    for (std::size_t m = 0; m < task.task.metrics.size(); ++m) {
+      const MetricKind kind = task.task.metrics[m].kind;
+      const Aggregate found = aggregate(kind, scores_of(task, f, m));
+      out[fmt::format("{},{}", metric_name(kind), filter)] = found.value;
+      out[fmt::format("{}_stderr,{}", metric_name(kind), filter)] =
+          found.error ? Json(*found.error) : Json("N/A");
+    }
   }
   return out;
 }
@@ -60,11 +69,11 @@ Json fewshot_config(const EvaluatedTask& task, const Json& written) {
               {"fewshot_indices", nullptr},
               {"samples", pick("samples", nullptr)},
               {"doc_to_text", pick("doc_to_text", "doc_to_text")},
-              {"doc_to_choice", nullptr},
+              {"doc_to_choice", pick("doc_to_choice", "doc_to_choice")},
               {"doc_to_target", pick("doc_to_target", "doc_to_target")},
-              {"gen_prefix", nullptr},
-              {"fewshot_delimiter", task.task.fewshot_delimiter},
-              {"target_delimiter", task.task.target_delimiter}};
+              {"gen_prefix", pick("gen_prefix", "gen_prefix")},
+              {"fewshot_delimiter", task.task.example_delimiter},
+              {"target_delimiter", task.task.example_target_delimiter}};
 }
 
 // TaskConfig.to_dict(): fields in the order of the class, those that are None left out.
@@ -80,17 +89,19 @@ Json task_config(const EvaluatedTask& task, const Json& model_args) {
         "training_split", "validation_split", "test_split", "fewshot_split", "doc_to_text",
         "doc_to_target"});
   out["unsafe_code"] = false;
+  copy({"doc_to_choice", "process_results"});
   out["description"] = written.value("description", "");
   out["target_delimiter"] = task.task.target_delimiter;
   out["fewshot_delimiter"] = task.task.fewshot_delimiter;
   out["fewshot_config"] = fewshot_config(task, written.value("fewshot_config", Json()));
   out["num_fewshot"] = task.num_fewshot;
   copy({"metric_list"});
-  out["output_type"] = "generate_until";
-  out["generation_kwargs"] = task.generation_kwargs;
-  out["repeats"] = 1;
+  out["output_type"] = written.value("output_type", "generate_until");
+  if (!task.generation_kwargs.is_null()) out["generation_kwargs"] = task.generation_kwargs;
+  out["repeats"] = task.task.repeats;
   copy({"filter_list"});
-  out["should_decontaminate"] = false;
+  out["should_decontaminate"] = written.value("should_decontaminate", false);
+  copy({"doc_to_decontamination_query", "gen_prefix"});
   Json metadata = written.value("metadata", Json::object());
   if (metadata.is_object()) metadata.update(model_args);
   out["metadata"] = metadata;
@@ -129,25 +140,71 @@ std::string date_id() {
 
 }  // namespace
 
+namespace {
+
+// What was asked: the prompt with the generation arguments, or with each continuation. Messages
+// stand as JSON text in a tuple of one, as the harness's chat client keeps them.
+Json request_arguments(const EvaluatedTask& task, const EvaluatedSample& sample) {
+  const Json prompt = sample.prompt.is_array() ? Json::array({python_json(sample.prompt, kOneLine)})
+                                               : sample.prompt;
+  Json out = Json::object();
+  if (sample.continuations.empty()) {
+    out["gen_args_0"] = {{"arg_0", prompt}, {"arg_1", task.generation_kwargs}};
+  }
+  for (std::size_t i = 0; i < sample.continuations.size(); ++i) {
+    out[fmt::format("gen_args_{}", i)] = {{"arg_0", prompt}, {"arg_1", sample.continuations[i]}};
+  }
+  return out;
+}
+
+// Everything inside is text, as the harness writes it: [[ANSWER, ...]], or [[[VALUE, GREEDY]],
+// ...].
+struct Responses {
+  Json all = Json::array();
+  Json filtered = Json::array();
+};
+Responses responses(const EvaluatedSample& sample, std::size_t filter) {
+  Responses out;
+  for (const Loglikelihood& found : sample.likelihoods) {
+    Json pair = Json::array({python_float(found.value), found.is_greedy ? "True" : "False"});
+    out.all.push_back(Json::array({pair}));
+    out.filtered.push_back(std::move(pair));
+  }
+  if (sample.likelihoods.empty()) {
+    out.all.push_back(sample.answers);
+    out.filtered.push_back(python_str(sample.filtered[filter]));
+  }
+  return out;
+}
+
+}  // namespace
+
 std::vector<Json> sample_lines(const EvaluatedTask& task) {
   std::vector<Json> lines;
+  const bool scored = has_scores(task);
   for (std::size_t f = 0; f < task.task.filters.size(); ++f) {
     for (const EvaluatedSample& sample : task.samples) {
-      const std::string prompt = python_json(sample.messages, kOneLine);
-      lines.push_back(Json{
-          {"doc_id", sample.doc_id},
-          {"doc", sample.doc},
-          {"target", sample.target},
-          {"arguments",
-           {{"gen_args_0", {{"arg_0", Json::array({prompt})}, {"arg_1", task.generation_kwargs}}}}},
-          {"resps", Json::array({Json::array({sample.answer})})},
-          {"filtered_resps", Json::array({sample.filtered[f]})},
-          {"filter", task.task.filters[f].name},
-          {"metrics", Json::array({"exact_match"})},
-          {"doc_hash", sha256_hex(python_json(sample.doc, kIndented))},
-          {"prompt_hash", sha256_hex(prompt)},
-          {"target_hash", sha256_hex(sample.target)},
-          {"exact_match", sample.scores[f]}});
+      const std::string prompt = sample.prompt.is_array() ? python_json(sample.prompt, kOneLine)
+                                                          : sample.prompt.get<std::string>();
+      const Responses given = responses(sample, f);
+      const std::string target = python_str(sample.target);
+      Json line{{"doc_id", sample.doc_id},
+                {"doc", sample.doc},
+                {"target", target},
+                {"arguments", request_arguments(task, sample)},
+                {"resps", given.all},
+                {"filtered_resps", given.filtered},
+                {"filter", task.task.filters[f].name},
+                {"metrics", Json::array()},
+                {"doc_hash", sha256_hex(python_json(sample.doc, kIndented))},
+                {"prompt_hash", sha256_hex(prompt)},
+                {"target_hash", sha256_hex(target)}};
+      for (std::size_t m = 0; scored && m < task.task.metrics.size(); ++m) {
+        const std::string name(metric_name(task.task.metrics[m].kind));
+        line["metrics"].push_back(name);
+        line[name] = sample.scores[f][m];
+      }
+      lines.push_back(std::move(line));
     }
   }
   return lines;
@@ -171,7 +228,8 @@ Json results_json(const Evaluation& evaluation, const ReportSettings& settings) 
   for (const EvaluatedTask& task : evaluation.tasks) {
     sorted[task.task.name] = &task;
     results[task.task.name] = task_results(task);
-    counts[task.task.name] = {{"original", task.original_rows}, {"effective", task.samples.size()}};
+    counts[task.task.name] = {{"original", task.original_rows},
+                              {"effective", has_scores(task) ? task.samples.size() : 0}};
   }
   Json configs = Json::object();
   Json versions = Json::object();
@@ -182,7 +240,10 @@ Json results_json(const Evaluation& evaluation, const ReportSettings& settings) 
     configs[name] = task_config(*task, settings.model_args);
     versions[name] = task->task.version.is_null() ? Json("Yaml") : task->task.version;
     shots[name] = task->num_fewshot;
-    higher[name] = {{"exact_match", true}};
+    Json directions = Json::object();
+    for (const MetricSpec& metric : task->task.metrics)
+      directions[std::string(metric_name(metric.kind))] = metric.higher_is_better;
+    higher[name] = std::move(directions);
   }
   if (settings.log_samples) {
     for (const EvaluatedTask& task : evaluation.tasks)
@@ -213,7 +274,7 @@ Json results_json(const Evaluation& evaluation, const ReportSettings& settings) 
       {"system_instruction_sha",
        has_system ? Json(sha256_hex(settings.system_instruction)) : Json(nullptr)},
       {"fewshot_as_multiturn", settings.fewshot_as_multiturn},
-      {"chat_template", ""},
+      {"chat_template", settings.apply_chat_template ? Json("") : Json(nullptr)},
       {"chat_template_sha", nullptr},
       {"total_evaluation_time_seconds", python_float(settings.seconds)},
       {"null_answers", evaluation.null_answers},
@@ -244,23 +305,44 @@ std::string sanitize_model_name(const std::string& name) {
   return out;
 }
 
+namespace {
+
+// Where the files of one run go: a folder, and what their names begin with and end in.
+struct Place {
+  std::filesystem::path folder;
+  std::string stem;
+  std::string date;
+
+  Place(const std::filesystem::path& output_path, const std::string& model) : date(date_id()) {
+    const bool is_file = output_path.extension() == ".json";
+    stem = is_file ? output_path.stem().string() : "results";
+    folder = is_file ? output_path.parent_path() : output_path / sanitize_model_name(model);
+    if (!folder.empty()) std::filesystem::create_directories(folder);
+  }
+  std::filesystem::path results() const { return folder / fmt::format("{}_{}.json", stem, date); }
+};
+
+}  // namespace
+
+std::filesystem::path save_results_file(const Json& results, const std::string& model,
+                                        const std::filesystem::path& output_path) {
+  const Place place(output_path, model);
+  write_file(place.results(), python_json(results, kIndented));
+  return place.results();
+}
+
 SavedFiles save_results(const Evaluation& evaluation, const ReportSettings& settings,
                         const Json& results, const std::filesystem::path& output_path) {
-  const std::string date = date_id();
-  const bool is_file = output_path.extension() == ".json";
-  const std::filesystem::path folder =
-      is_file ? output_path.parent_path()
-              : output_path / sanitize_model_name(model_name_of(settings.model_args));
-  if (!folder.empty()) std::filesystem::create_directories(folder);
+  const Place place(output_path, model_name_of(settings.model_args));
   SavedFiles saved;
-  saved.results =
-      folder / fmt::format("{}_{}.json", is_file ? output_path.stem().string() : "results", date);
+  saved.results = place.results();
   write_file(saved.results, python_json(results, kIndented));
   if (!settings.log_samples) return saved;
   for (const EvaluatedTask& task : evaluation.tasks) {
     std::string text;
     for (const Json& line : sample_lines(task)) text += python_json(line, kOneLine) + "\n";
-    saved.samples.push_back(folder / fmt::format("samples_{}_{}.jsonl", task.task.name, date));
+    saved.samples.push_back(place.folder /
+                            fmt::format("samples_{}_{}.jsonl", task.task.name, place.date));
     write_file(saved.samples.back(), text);
   }
   return saved;

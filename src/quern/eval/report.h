@@ -25,6 +25,7 @@ struct ReportSettings {
   Json gen_kwargs = Json::object();
   std::vector<Json> seeds;  // python, numpy, torch, few-shot; null for None
   std::string system_instruction;
+  bool apply_chat_template = true;
   bool fewshot_as_multiturn = true;
   bool log_samples = false;
   double start_unix_time = 0;
@@ -55,6 +56,10 @@ struct SavedFiles {
 // in .json gets <stem>_<date>.json beside it; samples lie in the same folder.
 SavedFiles save_results(const Evaluation& evaluation, const ReportSettings& settings,
                         const Json& results, const std::filesystem::path& output_path);
+
+// The results file alone; gives its path.
+std::filesystem::path save_results_file(const Json& results, const std::string& model,
+                                        const std::filesystem::path& output_path);
 
 // Line 1 of the console: model, arguments, limits, as Python prints them.
 std::string console_line(const ReportSettings& settings);

@@ -2,6 +2,8 @@
 // (LocalChatCompletion._create_payload, parse_generations).
 #include "quern/eval/request.h"
 
+#include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "quern/base/error.h"
@@ -11,7 +13,7 @@
 namespace quern {
 namespace {
 
-constexpr std::size_t kMaxStops = 4;  // OpenAI's limit; the harness cuts the list
+constexpr std::size_t kMaxStops = 4;  // OpenAI's limit; the harness's chat client cuts the list
 
 // Removes `key` and gives its value, or null.
 Json take(Json& object, const char* key) {
@@ -22,7 +24,7 @@ Json take(Json& object, const char* key) {
   return value;
 }
 
-Json stop_list(Json until, const ModelArguments& model) {
+Json stop_list(Json until, const ModelArguments& model, bool chat) {
   if (until.is_null()) until = Json::array();
   if (until.is_string()) until = Json::array({until});
   if (!until.is_array())
@@ -37,14 +39,14 @@ Json stop_list(Json until, const ModelArguments& model) {
     for (const Json& stop : until) known = known || stop == *model.eos_string;
     if (!known) until.push_back(*model.eos_string);
   }
-  while (until.size() > kMaxStops) until.erase(until.size() - 1);
+  while (chat && until.size() > kMaxStops) until.erase(until.size() - 1);
   return until;
 }
 
 }  // namespace
 
-Json make_request(const Json& messages, const Json& generation_kwargs,
-                  const ModelArguments& model) {
+Json make_request(const Json& prompt, const Json& generation_kwargs, const ModelArguments& model) {
+  const bool chat = prompt.is_array();
   Json rest = generation_kwargs;
   take(rest, "do_sample");
   Json max_tokens =
@@ -52,14 +54,50 @@ Json make_request(const Json& messages, const Json& generation_kwargs,
   if (max_tokens.is_null()) max_tokens = model.max_gen_toks;
   Json temperature = take(rest, "temperature");
   if (temperature.is_null()) temperature = 0;
-  Json body{{"messages", messages},
+  Json body{{chat ? "messages" : "prompt", prompt},
             {"model", model.model},
             {"max_tokens", std::move(max_tokens)},
             {"temperature", std::move(temperature)},
-            {"stop", stop_list(take(rest, "until"), model)},
+            {"stop", stop_list(take(rest, "until"), model, chat)},
             {"seed", model.seed}};
   for (auto& [key, value] : rest.items()) body[key] = std::move(value);
   return body;
+}
+
+Json make_likelihood_request(const std::vector<std::int32_t>& tokens, const ModelArguments& model) {
+  return Json{{"model", model.model}, {"prompt", tokens},   {"temperature", 0}, {"max_tokens", 1},
+              {"logprobs", 1},        {"seed", model.seed}, {"echo", true}};
+}
+
+Loglikelihood likelihood_of_response(const Json& response, std::size_t context_tokens,
+                                     std::size_t tokens) {
+  const auto list = [&](const char* key) -> const Json& {
+    const Json::json_pointer place(fmt::format("/choices/0/logprobs/{}", key));
+    if (!response.contains(place) || !response.at(place).is_array())
+      throw Error("the response has no choices[0].logprobs.{}", key);
+    const Json& values = response.at(place);
+    if (values.size() < tokens)
+      throw Error(
+          "the response has {} {} for a prompt of {} tokens (does the server support echo?)",
+          values.size(), key, tokens);
+    return values;
+  };
+  const Json& chosen = list("token_logprobs");
+  const Json& best = list("top_logprobs");
+  Loglikelihood out{0, true};
+  for (std::size_t i = context_tokens; i < tokens; ++i) {
+    if (!chosen[i].is_number()) throw Error("token_logprobs[{}] is {}", i, chosen[i].dump());
+    const auto value = chosen[i].get<double>();
+    out.value += value;
+    if (!best[i].is_object() || best[i].empty()) throw Error("top_logprobs[{}] is no object", i);
+    double top = -std::numeric_limits<double>::infinity();
+    for (const auto& [token, logprob] : best[i].items()) {
+      if (!logprob.is_number()) throw Error("top_logprobs[{}] holds {}", i, logprob.dump());
+      top = std::max(top, logprob.get<double>());
+    }
+    out.is_greedy = out.is_greedy && value == top;
+  }
+  return out;
 }
 
 std::optional<std::string> answer_of_response(const Json& response) {
@@ -79,11 +117,12 @@ std::optional<std::string> answer_of_response(const Json& response) {
     if (index < 0 || index >= static_cast<std::int64_t>(choices->size())) {
       return unreadable("the index of a choice is out of range");
     }
-    if (!choice.contains("message") || !choice["message"].is_object() ||
-        !choice["message"].contains("content")) {
+    const bool is_chat = choice.contains("message") && choice["message"].is_object() &&
+                         choice["message"].contains("content");
+    if (!is_chat && !choice.contains("text")) {
       return unreadable("a choice has no message.content");
     }
-    if (index == 0) first = &choice["message"]["content"];
+    if (index == 0) first = is_chat ? &choice["message"]["content"] : &choice["text"];
   }
   if (first == nullptr || first->is_null()) return std::nullopt;
   if (!first->is_string()) return unreadable("message.content is no text");

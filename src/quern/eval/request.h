@@ -5,18 +5,30 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "quern/base/json.h"
 #include "quern/eval/arguments.h"
+#include "quern/eval/sample.h"
 
 namespace quern {
 
-// The body of POST /v1/chat/completions. `generation_kwargs` are the task's, with --gen_kwargs over
+// The body of POST /v1/chat/completions, or of /v1/completions when the prompt is text.
+// `generation_kwargs` are the task's, with --gen_kwargs over
 // them.
-Json make_request(const Json& messages, const Json& generation_kwargs, const ModelArguments& model);
+Json make_request(const Json& prompt, const Json& generation_kwargs, const ModelArguments& model);
+
+// The body that asks /v1/completions for the likelihood of `tokens`.
+Json make_likelihood_request(const std::vector<std::int32_t>& tokens, const ModelArguments& model);
+
+// The likelihood of all tokens from `context_tokens` on in the response to that; the last token was
+// generated and does not count. Throws Error when the response does not hold it.
+Loglikelihood likelihood_of_response(const Json& response, std::size_t context_tokens,
+                                     std::size_t tokens);
 
 // The answer in a response: content of the first choice; empty optional for `content: null`.
-// A response without a readable choice is an empty answer and a warning, as in the harness.
+// `choices[].text` of /v1/completions counts as content. A response without a readable choice is an
+// empty answer and a warning, as in the harness.
 std::optional<std::string> answer_of_response(const Json& response);
 
 // What follows the last `think_end_token` (the whole text when it does not occur), without leading

@@ -1,12 +1,16 @@
-// See scoring.h. Source: lm-evaluation-harness lm_eval/filters/extraction.py (RegexFilter),
-// lm_eval/api/metrics.py (exact_match_hf_evaluate, mean_stderr).
+// See scoring.h. Source: lm-evaluation-harness lm_eval/api/metrics.py (exact_match_hf_evaluate,
+// mean_stderr, bootstrap_stderr), lm_eval/api/task.py (process_results).
 #include "quern/eval/scoring.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "quern/base/error.h"
+#include "quern/base/log.h"
+#include "quern/eval/python_random.h"
 #include "quern/eval/python_text.h"
 #include "quern/text/unicode.h"
+#include "quern/text/utf8.h"
 
 namespace quern {
 namespace {
@@ -19,35 +23,64 @@ void remove_characters(std::string& text, std::string_view characters) {
   std::erase_if(text, [&](char c) { return characters.find(c) != std::string_view::npos; });
 }
 
+// Index of the first largest value (NumPy's argmax).
+std::size_t argmax(const std::vector<double>& values) {
+  return static_cast<std::size_t>(
+      std::distance(values.begin(), std::max_element(values.begin(), values.end())));
+}
+
+// The right choice: an index, or the text of a choice; empty when it is none of them.
+std::optional<std::size_t> gold_choice(const Json& target, const EvaluatedSample& sample) {
+  const std::size_t count = sample.choices.size();
+  if (target.is_number_integer()) {
+    // A negative index counts from the end when it is looked up, but equals no prediction.
+    const auto index = target.get<std::int64_t>();
+    if (index >= 0 && index < static_cast<std::int64_t>(count))
+      return static_cast<std::size_t>(index);
+  } else if (target.is_string()) {
+    const auto found =
+        std::find(sample.choices.begin(), sample.choices.end(), target.get<std::string>());
+    if (found != sample.choices.end())
+      return static_cast<std::size_t>(std::distance(sample.choices.begin(), found));
+  }
+  spdlog::warn("document {}: the target {} is none of its {} choices", sample.doc_id, target.dump(),
+               count);
+  return std::nullopt;
+}
+
+std::vector<std::size_t> gold_choices(const EvaluatedSample& sample) {
+  std::vector<std::size_t> gold;
+  const auto add = [&](const Json& target) {
+    if (const auto index = gold_choice(target, sample)) gold.push_back(*index);
+  };
+  if (sample.target.is_array()) {
+    for (const Json& target : sample.target) add(target);
+  } else {
+    add(sample.target);
+  }
+  return gold;
+}
+
+double perplexity(const std::vector<double>& values) { return std::exp(-mean(values)); }
+
+// The harness's bootstrap: 100 chunks of 1,000 resamples, chunk i drawn by random.Random(i).
+double perplexity_stderr(const std::vector<double>& values) {
+  constexpr std::int64_t kChunks = 100;
+  constexpr int kPerChunk = 1000;
+  std::vector<double> found;
+  std::vector<double> drawn(values.size());
+  const auto n = static_cast<double>(values.size());
+  for (std::int64_t chunk = 0; chunk < kChunks; ++chunk) {
+    PythonRandom random(chunk);
+    for (int i = 0; i < kPerChunk; ++i) {
+      for (double& value : drawn) value = values[static_cast<std::size_t>(random.random() * n)];
+      found.push_back(perplexity(drawn));
+    }
+  }
+  return *mean_stderr(found) * std::sqrt(static_cast<double>(found.size()));
+}
+
 }  // namespace
-
-AnswerFilter::AnswerFilter(const FilterSpec& spec) : name_(spec.name) {
-  for (const RegexFilterStep& step : spec.steps) {
-    steps_.push_back({PythonRegex(step.pattern), step.group_select, step.fallback});
-  }
-}
-
-std::string AnswerFilter::apply_step(const Step& step, const std::string& answer) {
-  const auto matches = step.regex.find_all(answer);
-  if (matches.empty()) return step.fallback;
-  const auto count = static_cast<std::int64_t>(matches.size());
-  const std::int64_t index = step.group_select < 0 ? count + step.group_select : step.group_select;
-  if (index < 0 || index >= count) {
-    throw Error("group_select {} of {} matches is out of range", step.group_select, count);
-  }
-  const std::vector<std::string>& groups = matches[static_cast<std::size_t>(index)];
-  if (groups.size() == 1) return std::string(python_strip(groups[0]));
-  // Several groups: the first that is not empty.
-  for (const std::string& group : groups) {
-    if (!group.empty()) return std::string(python_strip(group));
-  }
-  return std::string(python_strip(step.fallback));
-}
-
-std::string AnswerFilter::apply(std::string answer) const {
-  for (const Step& step : steps_) answer = apply_step(step, answer);
-  return answer;
-}
 
 ExactMatch::ExactMatch(const ExactMatchOptions& options) : options_(options) {
   for (const std::string& pattern : options.regexes_to_ignore) ignored_.emplace_back(pattern);
@@ -71,6 +104,112 @@ std::string ExactMatch::normalise(std::string_view text) const {
 
 double ExactMatch::score(std::string_view prediction, std::string_view reference) const {
   return normalise(prediction) == normalise(reference) ? 1.0 : 0.0;
+}
+
+Scorer::Scorer(const EvalTask& task) : type_(task.output_type), metrics_(task.metrics) {
+  for (const FilterSpec& filter : task.filters) filters_.emplace_back(filter);
+  for (const MetricSpec& metric : task.metrics) matches_.emplace_back(metric.exact_match);
+}
+
+void Scorer::score(EvaluatedSample& sample) const {
+  for (const AnswerFilter& filter : filters_) {
+    if (type_ == OutputType::kGenerateUntil) {
+      sample.filtered.push_back(filter.apply(sample.answers, sample.doc));
+      sample.scores.push_back(score_answer(sample.filtered.back(), sample));
+    } else {
+      sample.scores.push_back(score_likelihoods(sample));
+    }
+  }
+}
+
+std::vector<Json> Scorer::score_answer(const Json& value, const EvaluatedSample& sample) const {
+  std::vector<Json> scores;
+  for (std::size_t m = 0; m < metrics_.size(); ++m) {
+    if (metrics_[m].kind == MetricKind::kBypass) {
+      scores.emplace_back(nullptr);
+      continue;
+    }
+    if (value.is_null()) {
+      throw Error("a filter gave null, which cannot be compared (give map a default_value)");
+    }
+    const std::string prediction = python_str(value);
+    // An index of a choice stands for its text; of several targets any is right.
+    std::vector<std::string> references;
+    if (!sample.choices.empty() && !sample.target.is_array()) {
+      const auto gold = gold_choice(sample.target, sample);
+      if (!gold) throw Error("the target {} is no index of a choice", sample.target.dump());
+      references.push_back(sample.choices[*gold]);
+    } else if (sample.target.is_array()) {
+      for (const Json& target : sample.target) references.push_back(python_str(target));
+    } else {
+      references.push_back(python_str(sample.target));
+    }
+    const bool right = std::any_of(
+        references.begin(), references.end(),
+        [&](const std::string& reference) { return matches_[m].score(prediction, reference) > 0; });
+    scores.emplace_back(right ? 1.0 : 0.0);
+  }
+  return scores;
+}
+
+std::vector<Json> Scorer::score_likelihoods(const EvaluatedSample& sample) const {
+  std::vector<Json> scores;
+  if (type_ == OutputType::kLoglikelihood) {
+    const Loglikelihood& found = sample.likelihoods.at(0);
+    for (const MetricSpec& metric : metrics_) {
+      if (metric.kind == MetricKind::kPerplexity) scores.emplace_back(found.value);
+      if (metric.kind == MetricKind::kAcc) scores.emplace_back(found.is_greedy ? 1 : 0);
+    }
+    return scores;
+  }
+  std::vector<double> plain;
+  std::vector<double> by_characters;
+  std::vector<double> by_bytes;
+  for (std::size_t i = 0; i < sample.choices.size(); ++i) {
+    const std::string& choice = sample.choices[i];
+    plain.push_back(sample.likelihoods.at(i).value);
+    by_characters.push_back(plain.back() / static_cast<double>(count_utf8(choice)));
+    by_bytes.push_back(plain.back() / static_cast<double>(choice.size()));
+  }
+  const std::vector<std::size_t> gold = gold_choices(sample);
+  const auto is_gold = [&](std::size_t choice) {
+    return std::find(gold.begin(), gold.end(), choice) != gold.end() ? 1.0 : 0.0;
+  };
+  for (const MetricSpec& metric : metrics_) {
+    switch (metric.kind) {
+      case MetricKind::kAcc:
+        scores.emplace_back(is_gold(argmax(plain)));
+        break;
+      case MetricKind::kAccNorm:
+        scores.emplace_back(is_gold(argmax(by_characters)));
+        break;
+      case MetricKind::kAccBytes:
+        scores.emplace_back(is_gold(argmax(by_bytes)));
+        break;
+      case MetricKind::kExactMatch:
+        scores.emplace_back(
+            std::any_of(gold.begin(), gold.end(),
+                        [&](std::size_t i) { return sample.likelihoods[i].is_greedy; })
+                ? 1
+                : 0);
+        break;
+      default:  // bypass: no score at all
+        break;
+    }
+  }
+  return scores;
+}
+
+Aggregate aggregate(MetricKind metric, const std::vector<Json>& scores) {
+  if (metric == MetricKind::kBypass) return {999, std::nullopt};
+  std::vector<double> values;
+  for (const Json& score : scores) values.push_back(score.get<double>());
+  const bool several = values.size() > 1;
+  if (metric == MetricKind::kPerplexity) {
+    return {perplexity(values),
+            several ? std::optional<double>(perplexity_stderr(values)) : std::nullopt};
+  }
+  return {mean(values), mean_stderr(values)};
 }
 
 double mean(const std::vector<double>& scores) {

@@ -1,4 +1,4 @@
-// From an answer to its score: filters (extraction), exact_match, mean and standard error.
+// From an answer to its score: exact_match, the accuracies of likelihoods, and their aggregation.
 // Must never parse numbers: the harness compares text.
 // Proved by tests/eval/scoring_test.cc.
 #pragma once
@@ -6,33 +6,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
+#include "quern/eval/filters.h"
 #include "quern/eval/python_regex.h"
+#include "quern/eval/sample.h"
 #include "quern/eval/task_file.h"
 
 namespace quern {
-
-// One filter of a task: its regex steps, one after the other. Thread-safe.
-class AnswerFilter {
- public:
-  explicit AnswerFilter(const FilterSpec& spec);
-
-  const std::string& name() const { return name_; }
-  std::string apply(std::string answer) const;
-
- private:
-  struct Step {
-    PythonRegex regex;
-    std::int64_t group_select;
-    std::string fallback;
-  };
-  static std::string apply_step(const Step& step, const std::string& answer);
-
-  std::string name_;
-  std::vector<Step> steps_;
-};
 
 // exact_match of the harness: both sides normalised alike, then compared as text. Thread-safe.
 class ExactMatch {
@@ -47,9 +28,35 @@ class ExactMatch {
   std::vector<PythonRegex> ignored_;
 };
 
+// Filters and metrics of one task. Thread-safe.
+class Scorer {
+ public:
+  explicit Scorer(const EvalTask& task);
+
+  // Fills `filtered` and `scores` from the answers or likelihoods.
+  void score(EvaluatedSample& sample) const;
+  std::size_t filters() const { return filters_.size(); }
+
+ private:
+  std::vector<Json> score_answer(const Json& value, const EvaluatedSample& sample) const;
+  std::vector<Json> score_likelihoods(const EvaluatedSample& sample) const;
+
+  OutputType type_;
+  std::vector<AnswerFilter> filters_;
+  std::vector<MetricSpec> metrics_;
+  std::vector<ExactMatch> matches_;  // one a metric
+};
+
 // Sum over count, in the order given. `scores` is not empty.
 double mean(const std::vector<double>& scores);
 // Sample standard deviation (n - 1) over sqrt(n); empty for fewer than two scores.
 std::optional<double> mean_stderr(const std::vector<double>& scores);
+
+// One metric over all questions, with its standard error.
+struct Aggregate {
+  Json value;
+  std::optional<double> error;
+};
+Aggregate aggregate(MetricKind metric, const std::vector<Json>& scores);
 
 }  // namespace quern

@@ -220,9 +220,19 @@ struct TextModel::Impl {
   }
 
   void observe_hidden(int index, Matrix stream, const ForwardTrace* trace) {
-    if (trace == nullptr || !trace->on_hidden) return;
-    backend.read(stream, stream.rows - 1, hidden_row);
-    trace->on_hidden(index, hidden_row);
+    if (trace != nullptr && trace->on_hidden) {
+      backend.read(stream, stream.rows - 1, hidden_row);
+      trace->on_hidden(index, hidden_row);
+    }
+    if (trace != nullptr && trace->on_all_hidden) {
+      std::vector<float> rows(static_cast<std::size_t>(stream.rows * stream.cols));
+      const auto cols = static_cast<std::size_t>(stream.cols);
+      for (std::int64_t row = 0; row < stream.rows; ++row) {
+        backend.read(stream, row,
+                     std::span(rows).subspan(static_cast<std::size_t>(row) * cols, cols));
+      }
+      trace->on_all_hidden(index, rows);
+    }
   }
 
   // The chunks' feature rows over the embeddings of their placeholders.

@@ -35,6 +35,8 @@ struct SequenceChunk {
 struct ForwardTrace {
   // The residual stream after the layer, one call a layer, row of the last token of the step.
   std::function<void(int layer, std::span<const float> hidden)> on_hidden;
+  // The same for every token of the step, [tokens, hidden_size].
+  std::function<void(int layer, std::span<const float> hidden)> on_all_hidden;
   // [tokens, experts_per_token].
   std::function<void(int layer, std::span<const std::int32_t> experts)> on_routing;
   // [tokens, num_kv_heads, topk_blocks].

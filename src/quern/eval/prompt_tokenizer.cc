@@ -1,0 +1,66 @@
+// See prompt_tokenizer.h.
+#include "quern/eval/prompt_tokenizer.h"
+
+#include "quern/base/error.h"
+#include "quern/base/file.h"
+
+namespace quern {
+namespace {
+
+constexpr std::size_t kMaxConfigBytes = 64 << 20;
+
+// Text, or the "content" of an added token written as an object.
+std::string token_text(const Json& config, const char* key) {
+  const Json value = config.value(key, Json());
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_object() && value.contains("content") && value["content"].is_string())
+    return value["content"].get<std::string>();
+  return "";
+}
+
+}  // namespace
+
+PromptTokenizer::PromptTokenizer(const std::filesystem::path& dir)
+    : dir_(dir), tokenizer_(Tokenizer::load(dir)) {
+  const std::filesystem::path file = dir / "tokenizer_config.json";
+  if (std::filesystem::exists(file)) {
+    const Json config = parse_json(read_file(file, kMaxConfigBytes), file.string());
+    if (!config.is_object()) throw Error("{}: expected an object", file.string());
+    for (const char* key : {"bos_token", "eos_token"}) {
+      const std::string text = token_text(config, key);
+      if (text.empty() || prefix_token_ >= 0) continue;
+      if (const auto id = tokenizer_.token_id(text)) prefix_token_ = *id;
+    }
+  }
+  const bool has_template =
+      std::filesystem::exists(dir / "chat_template.jinja") || std::filesystem::exists(file);
+  if (!has_template) return;
+  try {
+    template_ = std::make_unique<ChatTemplate>(ChatTemplate::load(dir));
+  } catch (const Error&) {  // told when it is needed
+  }
+}
+
+std::int32_t PromptTokenizer::prefix_token() const {
+  if (prefix_token_ < 0) {
+    throw Error("{}: tokenizer_config.json names no bos_token or eos_token that the tokenizer has",
+                dir_.string());
+  }
+  return prefix_token_;
+}
+
+std::string PromptTokenizer::render(const Json& messages,
+                                    const ChatTemplateOptions& options) const {
+  if (!template_) throw Error("{}: no chat template that can be read", dir_.string());
+  return template_->render(messages, nullptr, options);
+}
+
+std::string PromptTokenizer::render(const Json& messages, bool open) const {
+  return render(messages, ChatTemplateOptions{!open, open});
+}
+
+std::string PromptTokenizer::render_whole(const Json& messages) const {
+  return render(messages, ChatTemplateOptions{false, false});
+}
+
+}  // namespace quern
