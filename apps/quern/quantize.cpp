@@ -27,6 +27,8 @@ struct Arguments {
   QuantizeOptions options;
   std::vector<std::string> exclude_layers;
   std::vector<std::string> presharded;
+  std::string scale_rule = "even";
+  std::string importance;
   std::uint64_t memory_budget_mib = 256;
   std::optional<int> rank;
   std::optional<int> world_size;
@@ -120,6 +122,8 @@ void run(Arguments& arguments, bool exclude_given) {
   options.memory_budget_bytes = arguments.memory_budget_mib << 20;
   options.report = !arguments.no_report;
   choose_rank(arguments, options);
+  options.scale_rule = scale_rule_from_name(arguments.scale_rule).value();
+  options.importance_file = arguments.importance;
   options.presharded_weights = parse_presharded(arguments.presharded);
   if (exclude_given) options.exclude_layers = arguments.exclude_layers;
   const QuantizePlan plan = make_plan(options);
@@ -157,6 +161,15 @@ void add_quantize(CLI::App& app) {
                    "PATTERN=SCHEME for the layers that match, before --quant_scheme; repeatable, "
                    "the first that matches counts, excluded layers stay excluded")
       ->expected(1, 1 << 16);
+  command
+      ->add_option("--scale_rule,--scale-rule", arguments->scale_rule,
+                   "How the scale of an MXFP4 block is chosen: even (Quark's), floor, ceil, rceil, "
+                   "or search (the least squared error of three)")
+      ->check(CLI::IsMember({"even", "floor", "ceil", "rceil", "search"}))
+      ->capture_default_str();
+  command->add_option("--importance", arguments->importance,
+                      "For --scale_rule search: a safetensors file with a F32 tensor [in] of the "
+                      "weight's name for each layer, the mean square of its inputs");
   command->add_flag("--weight_converters,--weight-converters",
                     arguments->options.template_converters,
                     "Take fused expert tensors apart as the template says (weight_converters)");

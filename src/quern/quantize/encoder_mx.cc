@@ -31,7 +31,7 @@ class MxEncoder : public WeightEncoder {
   std::uint64_t bits_;
 };
 
-class Mxfp4Encoder final : public MxEncoder {
+class Mxfp4Encoder : public MxEncoder {
  public:
   explicit Mxfp4Encoder(const WeightSource& source) : MxEncoder(source, 4) {}
 
@@ -61,6 +61,31 @@ class Mxfp4Encoder final : public MxEncoder {
   }
 };
 
+class Mxfp4RuleEncoder final : public Mxfp4Encoder {
+ public:
+  Mxfp4RuleEncoder(const WeightSource& source, ScaleRule rule, std::span<const float> importance)
+      : Mxfp4Encoder(source), rule_(rule), importance_(importance), columns_(columns_of(source)) {}
+
+  bool encode(const WeightValues& values, OutputBytes outputs) const override {
+    std::vector<float> floats;
+    widen(values, floats);
+    std::vector<float> importance;
+    if (!importance_.empty()) {
+      importance.resize(floats.size());
+      for (std::size_t i = 0; i < importance.size(); ++i) {
+        importance[i] = importance_[(values.elements.begin + i) % columns_];
+      }
+    }
+    return mxfp4_encode_row_by_rule(rule_, floats, importance, elements<std::uint8_t>(outputs[0]),
+                                    elements<std::uint8_t>(outputs[1]));
+  }
+
+ private:
+  ScaleRule rule_;
+  std::span<const float> importance_;
+  std::uint64_t columns_;
+};
+
 class Mxfp6Encoder final : public MxEncoder {
  public:
   Mxfp6Encoder(const WeightSource& source, const MiniFloat& element)
@@ -81,6 +106,12 @@ class Mxfp6Encoder final : public MxEncoder {
 
 std::unique_ptr<WeightEncoder> make_mxfp4_encoder(const WeightSource& source) {
   return std::make_unique<Mxfp4Encoder>(source);
+}
+
+std::unique_ptr<WeightEncoder> make_mxfp4_encoder(const WeightSource& source, ScaleRule rule,
+                                                  std::span<const float> importance) {
+  if (rule == ScaleRule::kEven) return make_mxfp4_encoder(source);
+  return std::make_unique<Mxfp4RuleEncoder>(source, rule, importance);
 }
 
 std::unique_ptr<WeightEncoder> make_mxfp6_encoder(const WeightSource& source,

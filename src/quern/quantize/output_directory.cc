@@ -155,6 +155,8 @@ Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
   job["exclude_layers"] =
       options.exclude_layers ? Json(*options.exclude_layers) : Json("of the template");
   job["template"] = options.template_name;
+  job["scale_rule"] = scale_rule_name(options.scale_rule);
+  job["importance_file"] = options.importance_file.string();
   job["template_converters"] = options.template_converters;
   job["keep_excluded_layers_as_original_model_state"] =
       options.keep_excluded_layers_as_original_model_state;

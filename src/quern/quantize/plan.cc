@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <map>
 #include <tuple>
 #include <unordered_map>
@@ -191,12 +192,56 @@ class Decider {
   std::size_t failures_ = 0;
 };
 
+struct MxOptions {
+  ScaleRule rule = ScaleRule::kEven;
+  const SafetensorsFile* importance = nullptr;
+};
+
+MxOptions mx_options(const QuantizeOptions& options, const Scheme& scheme,
+                     const LayerSchemes& layers, QuantizePlan& plan) {
+  const auto is_mxfp4 = [](const Scheme& s) { return s.weight == WeightFormat::kMxfp4; };
+  const bool used = is_mxfp4(scheme) || std::ranges::any_of(layers, [&](const auto& layer) {
+                      return is_mxfp4(*layer.second);
+                    });
+  if (options.scale_rule != ScaleRule::kEven && !used) {
+    throw UsageError("--scale_rule is for MXFP4 weights; the scheme {} has none", scheme.name);
+  }
+  MxOptions mx{options.scale_rule, nullptr};
+  if (options.importance_file.empty()) return mx;
+  if (options.scale_rule != ScaleRule::kSearch) {
+    throw UsageError("--importance needs --scale_rule search");
+  }
+  plan.importance = std::make_shared<SafetensorsFile>(options.importance_file);
+  mx.importance = plan.importance.get();
+  return mx;
+}
+
+// The weights of a layer's columns; empty when the file has none for it.
+std::span<const float> importance_of(const SafetensorsFile* file, const WeightSource& source) {
+  const TensorInfo* info = file == nullptr ? nullptr : file->find(source.name());
+  if (info == nullptr) return {};
+  if (info->dtype != DType::kF32 || info->shape != Shape{source.shape().back()}) {
+    throw Error("{}: tensor '{}' {} {}: expected F32 [{}]", file->path().string(), info->name,
+                dtype_name(info->dtype), shape_text(info->shape), source.shape().back());
+  }
+  const auto columns = static_cast<std::size_t>(source.shape().back());
+  const std::span<const float> values(file->view(*info).as<float>(), columns);
+  const auto bad =
+      std::ranges::find_if(values, [](float v) { return !std::isfinite(v) || v < 0.0f; });
+  if (bad != values.end()) {
+    throw Error("{}: tensor '{}' holds {} at index {}; expected finite values of at least 0",
+                file->path().string(), info->name, *bad, bad - values.begin());
+  }
+  return values;
+}
+
 // Plans the tensors of one shard after the other; gathers what config.json says of them.
 class Planner {
  public:
   Planner(const SourceFormats& formats, const std::vector<WeightConverter>& converters,
-          bool keep_excluded, Decider decider)
-      : formats_(formats),
+          bool keep_excluded, const MxOptions& mx, Decider decider)
+      : mx_(mx),
+        formats_(formats),
         converters_(converters),
         keep_excluded_(keep_excluded),
         decider_(std::move(decider)) {}
@@ -256,11 +301,17 @@ class Planner {
       return add(info, decision, make_copy_kernel(stored, {name, info.dtype, info.shape}), planned);
     }
     auto encoder = decision.action == TensorAction::kQuantize
-                       ? make_encoder(*decision.scheme, *source)
+                       ? quantizing_encoder(*decision.scheme, *source)
                        : make_cast_encoder(*source, decision.action == TensorAction::kCast
                                                         ? decider_.model_dtype()
                                                         : source->dtype());
     add(info, decision, make_weight_kernel(std::move(source), std::move(encoder)), planned);
+  }
+
+  std::unique_ptr<WeightEncoder> quantizing_encoder(const Scheme& scheme,
+                                                    const WeightSource& source) const {
+    if (scheme.weight != WeightFormat::kMxfp4) return make_encoder(scheme, source);
+    return make_mxfp4_encoder(source, mx_.rule, importance_of(mx_.importance, source));
   }
 
   bool keep(const std::string& name, const KernelInput& stored,
@@ -289,6 +340,7 @@ class Planner {
                        std::move(kernel)});
   }
 
+  MxOptions mx_;
   const SourceFormats& formats_;
   const std::vector<WeightConverter>& converters_;
   bool keep_excluded_;
@@ -386,8 +438,9 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
 
   QuantizePlan plan;
   plan.notes = notes_of(scheme, layers);
+  const MxOptions mx = mx_options(options, scheme, layers, plan);
   Planner planner(formats, recipe.converters, options.keep_excluded_layers_as_original_model_state,
-                  Decider(recipe.exclude, scheme, layers, dtype));
+                  mx, Decider(recipe.exclude, scheme, layers, dtype));
   for (const SourceShard& source : sources) {
     plan.shards.push_back(planner.plan(source));
     const PlannedShard& shard = plan.shards.back();

@@ -23,6 +23,10 @@ struct QuantizeOptions {
   std::filesystem::path model_dir;
   std::filesystem::path output_dir;
   std::string quant_scheme = "mxfp4";
+  // Of MXFP4 weights. `importance_file` (for kSearch): a safetensors file with a F32 tensor [in] of
+  // the weight's name for each layer whose squared errors shall be weighted; it is mapped.
+  ScaleRule scale_rule = ScaleRule::kEven;
+  std::filesystem::path importance_file;
   std::vector<std::string> layer_config;  // PATTERN=SCHEME, see parse_layer_config()
   // Replaces the template's list; an empty list excludes nothing.
   std::optional<std::vector<std::string>> exclude_layers;
@@ -63,9 +67,10 @@ struct PlannedShard {
 };
 
 struct QuantizePlan {
-  std::vector<PlannedShard> shards;  // sorted by output name
-  std::string config_text;           // the output's config.json
-  std::vector<std::string> notes;    // what the user should know of the output
+  std::vector<PlannedShard> shards;                   // sorted by output name
+  std::string config_text;                            // the output's config.json
+  std::shared_ptr<const SafetensorsFile> importance;  // what encoders point into
+  std::vector<std::string> notes;                     // what the user should know of the output
   std::size_t quantized_tensors = 0;
   std::uint64_t source_bytes = 0;  // of all shard files
   std::uint64_t output_bytes = 0;

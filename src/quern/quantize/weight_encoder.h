@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "quern/numerics/minifloat.h"
+#include "quern/numerics/scale_rule.h"
 #include "quern/quantize/tensor_kernel.h"
 #include "quern/quantize/weight_source.h"
 
@@ -53,6 +54,10 @@ enum class ScaleOf : std::uint8_t { kTensor, kFirstDimension };
 std::unique_ptr<WeightEncoder> make_cast_encoder(const WeightSource& source, DType to);
 // Blocks of 32 with E8M0 scales: packed codes [..., in * bits / 8], scales [rows, in / 32].
 std::unique_ptr<WeightEncoder> make_mxfp4_encoder(const WeightSource& source);
+// By another scale rule; `importance` is empty or one weight for each column (see scale_rule.h) and
+// must outlive the encoder.
+std::unique_ptr<WeightEncoder> make_mxfp4_encoder(const WeightSource& source, ScaleRule rule,
+                                                  std::span<const float> importance);
 std::unique_ptr<WeightEncoder> make_mxfp6_encoder(const WeightSource& source,
                                                   const MiniFloat& element);
 // E4M3 [...] and a F32 scale [] or one for each index of the first dimension.
