@@ -2,8 +2,8 @@
 // cpu_vision.h.
 //
 // A product is cut into parts of rows x columns. A part goes through the depth in steps: its rows
-// of x are copied to a buffer that stays in the L2 cache, each panel of the weight is unpacked to
-// float in the L1 cache and used for all of them, sums stay in the L2 cache until they are done.
+// of x, laid out for that once in front, stay in the L2 cache, each panel of the weight is unpacked
+// to float in the L1 cache and used for all of them, sums stay in the L2 cache until they are done.
 #include "quern/kernels/cpu/cpu_vision.h"
 
 #include <algorithm>
@@ -64,6 +64,8 @@ void CpuVision::multiply(const Product& product) {
   QUERN_CHECK(weight.format() == WeightFormat::kBF16 || weight.format() == WeightFormat::kF32);
   QUERN_CHECK(product.x.cols == weight.cols() && product.out.cols == weight.rows());
   const std::int64_t rows = product.x.rows;
+  cut_rows(product.x);
+  const float* x = x_.reserve(0);
   const std::int64_t row_parts = (rows + kPartRows - 1) / kPartRows;
   const std::int64_t col_parts = (weight.rows() + kPartCols - 1) / kPartCols;
   team_.parallel_for(
@@ -74,7 +76,7 @@ void CpuVision::multiply(const Product& product) {
           multiply_part(
               product,
               {row, std::min(kPartRows, rows - row), col, std::min(kPartCols, weight.rows() - col)},
-              workers_[static_cast<std::size_t>(thread)]);
+              x, workers_[static_cast<std::size_t>(thread)]);
         }
       });
 }
@@ -89,17 +91,31 @@ void CpuVision::copy_rows(Matrix x, std::int64_t row, std::int64_t rows, std::in
   std::fill_n(buffer + rows * kTileStride, free * kTileStride, 0.0F);
 }
 
-void CpuVision::multiply_part(const Product& product, const Tile& tile, Worker& worker) const {
+void CpuVision::cut_rows(Matrix x) {
+  const std::int64_t padded = shape_.pad_rows(x.rows);
+  const std::int64_t steps = (x.cols + kTileDepth - 1) / kTileDepth;
+  float* to = x_.reserve(steps * padded * kTileStride);
+  team_.parallel_for(padded, shape_.rows, [&](std::int64_t begin, std::int64_t end, int) {
+    const std::int64_t count = std::min(end, x.rows) - begin;
+    for (std::int64_t i = 0; i < steps; ++i) {
+      copy_rows(x, begin, count, i * kTileDepth, std::min(kTileDepth, x.cols - i * kTileDepth),
+                to + (i * padded + begin) * kTileStride);
+    }
+  });
+}
+
+void CpuVision::multiply_part(const Product& product, const Tile& tile, const float* x,
+                              Worker& worker) const {
   const CpuWeight& weight = product.weight;
   const std::int64_t depth = weight.cols();
   const std::int64_t padded_rows = shape_.pad_rows(tile.rows);
   const std::int64_t padded_cols = shape_.pad_cols(tile.cols);
-  float* x = worker.x.reserve(padded_rows * kTileStride);
+  const std::int64_t step_size = shape_.pad_rows(product.x.rows) * kTileStride;
   float* panel = worker.panel.reserve(kTileDepth * shape_.cols);
   float* sums = worker.sums.reserve(padded_rows * padded_cols);
   for (std::int64_t i = 0; i < depth; i += kTileDepth) {
     const std::int64_t step = std::min(kTileDepth, depth - i);
-    copy_rows(product.x, tile.row, tile.rows, i, step, x);
+    const float* rows = x + i / kTileDepth * step_size + tile.row * kTileStride;
     for (std::int64_t c = 0; c < tile.cols; c += shape_.cols) {
       const std::int64_t first = (tile.col + c) * depth + i;
       const std::int64_t count = std::min(shape_.cols, tile.cols - c);
@@ -109,7 +125,7 @@ void CpuVision::multiply_part(const Product& product, const Tile& tile, Worker& 
         pack_panel(reinterpret_cast<const float*>(weight.data) + first, depth, count, step, panel);
       }
       for (std::int64_t r = 0; r < padded_rows; r += shape_.rows) {
-        multiply_tile(x + r * kTileStride, panel, step, shape_.cols, sums + r * padded_cols + c,
+        multiply_tile(rows + r * kTileStride, panel, step, shape_.cols, sums + r * padded_cols + c,
                       padded_cols, i > 0);
       }
     }

@@ -52,7 +52,10 @@ class CpuVision final : public VisionBackend {
   };
 
   void multiply(const Product& product);
-  void multiply_part(const Product& product, const Tile& tile, Worker& worker) const;
+  // x_ = the rows of x in steps of the depth, [steps][padded rows][kTileStride].
+  void cut_rows(Matrix x);
+  void multiply_part(const Product& product, const Tile& tile, const float* x,
+                     Worker& worker) const;
   void copy_rows(Matrix x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
                  float* buffer) const;
 
@@ -70,6 +73,7 @@ class CpuVision final : public VisionBackend {
   PatchRopeTable rope_;
   std::vector<Segment> segments_;
   std::int64_t packed_size_ = 0;
+  Scratch<float> x_;
   Scratch<float> packed_;
   Scratch<float> norm_;
 };
