@@ -199,21 +199,61 @@ TEST(DotTile, F32AnyLength) {
   for (const std::int64_t n : {1, 7, 8, 16, 31, 32, 64, 192, 1000}) check_float_tiles<float>(n);
 }
 
-TEST(SoftmaxRow, EqualsExpAndRoundsWhatItStores) {
-  for (const std::int64_t n : {1, 5, 8, 100, 128}) {
-    std::vector<float> values(static_cast<std::size_t>(n));
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 17) * -3.7F;
-    const std::vector<float> scores = values;
-    const float sum = softmax_row(values.data(), n, 0.5F, 0.0F);
-    double exact_sum = 0;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const double exact = std::exp(static_cast<double>(scores[i]) * 0.5);
-      exact_sum += exact;
-      EXPECT_EQ(values[i], round_to_bf16(values[i]));
-      EXPECT_NEAR(values[i], exact, exact * (0x1p-8 + 0x1p-18) + 1e-38)
-          << i;  // BF16 keeps 8 bits; exp within 64 ulp
+// One query head of the block against double. Scores are sums of `dim` products (dim + 1 roundings
+// of 2^-24 of the magnitudes), their error enters the exponent; probabilities are rounded to BF16
+// (2^-8 of each at most); the rest is float.
+TEST(AttendBlock, EqualsSoftmaxInDoubleOverTwoBlocks) {
+  for (const std::int64_t dim : {8, 16, 24, 128}) {
+    for (const std::int64_t keys : {1, 7, 8, 100, 128}) {
+      std::mt19937 random(kSeed);
+      std::normal_distribution<float> normal;
+      constexpr std::int64_t kHeads = 16, kUsed = 5;
+      std::vector<float> queries(static_cast<std::size_t>(dim * kHeads));
+      for (std::int64_t i = 0; i < dim; ++i) {
+        for (std::int64_t h = 0; h < kUsed; ++h)
+          queries[static_cast<std::size_t>(i * kHeads + h)] = normal(random);
+      }
+      std::vector<BF16> k(static_cast<std::size_t>(2 * keys * dim)), v(k.size());
+      for (BF16& value : k) value = float_to_bf16(normal(random));
+      for (BF16& value : v) value = float_to_bf16(normal(random));
+      std::vector<float> highest(kHeads, -std::numeric_limits<float>::infinity()), sum(kHeads);
+      std::vector<float> acc(static_cast<std::size_t>(kHeads * dim));
+      std::vector<float> scratch(static_cast<std::size_t>(attention_scratch(kHeads, dim)));
+      const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
+      for (const std::int64_t block : {0, 1}) {
+        attend_block({queries.data(), kHeads, kUsed, dim, scale, k.data() + block * keys * dim,
+                      v.data() + block * keys * dim, keys, highest.data(), sum.data(), acc.data(),
+                      scratch.data()});
+      }
+      for (std::int64_t h = 0; h < kUsed; ++h) {
+        std::vector<double> score(static_cast<std::size_t>(2 * keys));
+        double peak = -1e300, total = 0;
+        for (std::int64_t j = 0; j < 2 * keys; ++j) {
+          double& s = score[static_cast<std::size_t>(j)];
+          for (std::int64_t i = 0; i < dim; ++i) {
+            s += static_cast<double>(queries[static_cast<std::size_t>(i * kHeads + h)]) *
+                 static_cast<double>(bf16_to_float(k[static_cast<std::size_t>(j * dim + i)]));
+          }
+          s *= static_cast<double>(scale);
+          peak = std::max(peak, s);
+        }
+        for (double& s : score) total += s = std::exp(s - peak);
+        for (std::int64_t i = 0; i < dim; ++i) {
+          double exact = 0, magnitude = 0;
+          for (std::int64_t j = 0; j < 2 * keys; ++j) {
+            const double product =
+                score[static_cast<std::size_t>(j)] / total *
+                static_cast<double>(bf16_to_float(v[static_cast<std::size_t>(j * dim + i)]));
+            exact += product;
+            magnitude += std::abs(product);
+          }
+          const auto head = static_cast<std::size_t>(h);
+          EXPECT_NEAR(acc[static_cast<std::size_t>(h * dim + i)] / sum[head], exact,
+                      magnitude * (0x1p-8 + 0x1p-12))
+              << "dim " << dim << " keys " << keys << " head " << h;
+        }
+      }
     }
-    EXPECT_NEAR(sum, exact_sum, exact_sum * 0x1p-20);
   }
 }
 

@@ -16,7 +16,7 @@
 namespace quern::kernels {
 namespace {
 
-constexpr int kMaxGroupHeads = 64;  // query heads of one KV head; M3 has 16
+constexpr int kMaxIndexHeads = 64;  // M3 has 4
 
 // Keys of block b that the query at `position` may see.
 std::int64_t visible_keys(std::int32_t position, std::int32_t b) {
@@ -106,6 +106,7 @@ void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const 
                                BlockSelection selection) {
   const Cache& kv = host_cache(cache);
   const auto topk = static_cast<std::size_t>(spec.topk_blocks);
+  QUERN_CHECK(spec.num_index_heads <= kMaxIndexHeads);
   team_.parallel_for(num_tokens(), 1, [&](std::int64_t begin, std::int64_t end, int thread) {
     Worker& worker = workers_[static_cast<std::size_t>(thread)];
     for (std::int64_t t = begin; t < end; ++t) {
@@ -117,7 +118,7 @@ void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const 
       float* scores = best + heads * visible;
       auto* order = reinterpret_cast<std::int32_t*>(scores + heads * kBlockTokens);
       if (visible > spec.topk_blocks) {
-        std::array<const float*, kMaxGroupHeads> queries{};
+        std::array<const float*, kMaxIndexHeads> queries{};
         for (std::int64_t g = 0; g < heads; ++g) {
           queries[static_cast<std::size_t>(g)] = host_row(index_q, t) + g * spec.index_dim;
         }
@@ -142,15 +143,15 @@ void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const 
 
 void CpuBackend::attend(const AttentionSpec& spec, Matrix q, const KvCache& cache,
                         const BlockSelection* selection, Matrix out) {
-  QUERN_CHECK(spec.num_heads / spec.num_kv_heads <= kMaxGroupHeads);
-  team_.parallel_for(
-      num_tokens() * spec.num_kv_heads, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-        for (std::int64_t unit = begin; unit < end; ++unit) {
-          attend_unit(spec, q, host_cache(cache), selection, unit / spec.num_kv_heads,
-                      static_cast<int>(unit % spec.num_kv_heads), out,
-                      workers_[static_cast<std::size_t>(thread)]);
-        }
-      });
+  // Neighbouring tokens of one KV head follow one another: they share most of their blocks.
+  team_.parallel_for(num_tokens() * spec.num_kv_heads, 1,
+                     [&](std::int64_t begin, std::int64_t end, int thread) {
+                       for (std::int64_t unit = begin; unit < end; ++unit) {
+                         attend_unit(spec, q, host_cache(cache), selection, unit % num_tokens(),
+                                     static_cast<int>(unit / num_tokens()), out,
+                                     workers_[static_cast<std::size_t>(thread)]);
+                       }
+                     });
 }
 
 void CpuBackend::attend_unit(const AttentionSpec& spec, Matrix q, const Cache& cache,
@@ -159,15 +160,26 @@ void CpuBackend::attend_unit(const AttentionSpec& spec, Matrix q, const Cache& c
   const std::int64_t heads = spec.num_heads / spec.num_kv_heads;
   const std::int64_t dim = spec.head_dim;
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
-  std::array<const float*, kMaxGroupHeads> queries{};
-  std::array<float, kMaxGroupHeads> highest{}, sum{}, rescale{};
+  const std::int64_t padded = (heads + kHeadPad - 1) / kHeadPad * kHeadPad;
+  float* queries = worker.scores.reserve(padded * (dim + 2) + attention_scratch(padded, dim));
+  AttentionBlock block;
+  block.queries = queries;
+  block.heads = padded;
+  block.used_heads = heads;
+  block.dim = dim;
+  block.scale = scale;
+  block.highest = queries + padded * dim;
+  block.sum = block.highest + padded;
+  block.scratch = block.sum + padded;
+  block.acc = worker.acc.reserve(padded * dim);
+  std::fill_n(queries, padded * dim, 0.0F);
   for (std::int64_t h = 0; h < heads; ++h) {
-    queries[static_cast<std::size_t>(h)] = host_row(q, token) + (kv_head * heads + h) * dim;
-    highest[static_cast<std::size_t>(h)] = -std::numeric_limits<float>::infinity();
+    const float* row = host_row(q, token) + (kv_head * heads + h) * dim;
+    for (std::int64_t i = 0; i < dim; ++i) queries[i * padded + h] = row[i];
   }
-  float* scores = worker.scores.reserve(heads * kBlockTokens);
-  float* acc = worker.acc.reserve(heads * dim);
-  std::fill_n(acc, heads * dim, 0.0F);
+  std::fill_n(block.highest, padded, -std::numeric_limits<float>::infinity());
+  std::fill_n(block.sum, padded, 0.0F);
+  std::fill_n(block.acc, padded * dim, 0.0F);
 
   const std::int32_t visible = position(token) / kBlockTokens + 1;
   const std::int32_t* chosen =
@@ -178,25 +190,16 @@ void CpuBackend::attend_unit(const AttentionSpec& spec, Matrix q, const Cache& c
   for (std::int32_t i = 0; i < count; ++i) {
     const std::int32_t b = chosen == nullptr ? i : chosen[i];
     if (b < 0) break;
-    const int block = block_table(token)[b];
-    const std::int64_t keys = visible_keys(position(token), b);
-    dot_tile(cache.k(spec.layer, block, kv_head), dim, keys, queries.data(), heads, dim, scores,
-             kBlockTokens);
-    for (std::int64_t h = 0; h < heads; ++h) {
-      const auto head = static_cast<std::size_t>(h);
-      float* row = scores + h * kBlockTokens;
-      const float peak = std::max(highest[head], *std::max_element(row, row + keys) * scale);
-      rescale[head] = std::exp(highest[head] - peak);  // 0 at the first block
-      highest[head] = peak;
-      sum[head] = sum[head] * rescale[head] + softmax_row(row, keys, scale, peak);
-    }
-    accumulate_values(scores, kBlockTokens, heads, keys, cache.v(spec.layer, block, kv_head), dim,
-                      rescale.data(), acc);
+    const int page = block_table(token)[b];
+    block.k = cache.k(spec.layer, page, kv_head);
+    block.v = cache.v(spec.layer, page, kv_head);
+    block.keys = visible_keys(position(token), b);
+    attend_block(block);
   }
   for (std::int64_t h = 0; h < heads; ++h) {
     float* row = host_row(out, token) + (kv_head * heads + h) * dim;
     for (std::int64_t i = 0; i < dim; ++i)
-      row[i] = round_to_bf16(acc[h * dim + i] / sum[static_cast<std::size_t>(h)]);
+      row[i] = round_to_bf16(block.acc[h * dim + i] / block.sum[h]);
   }
 }
 

@@ -2,7 +2,7 @@
 // attention scores and the indexer. One order of accumulation per instruction set (lanes of one
 // vector, elements ascending, a fixed tree, then the tail), whatever the tile, so that a token's
 // result never depends on its neighbours. Must never read outside rows x n or allocate. Proved by
-// tests/kernels/dot_tile_test.cc.
+// tests/kernels/dot_test.cc.
 //
 // Bound: one token reads each weight byte once (memory bandwidth); from about 8 tokens on float
 // multiply-adds limit (AVX2: 16 a cycle).
@@ -22,13 +22,30 @@ void dot_tile(const float* weight, std::int64_t weight_stride, std::int64_t rows
               const float* const* x, std::int64_t tokens, std::int64_t n, float* out,
               std::int64_t out_stride);
 
-// One row of attention probabilities: values[i] = bf16(exp(values[i] * scale - highest)); returns
-// the sum of the unrounded ones. n <= 128.
-float softmax_row(float* values, std::int64_t n, float scale, float highest);
+// One block of keys and values of streamed-softmax attention, for the query heads of one KV head.
+// The heads lie in the lanes of a vector, so nothing is summed across lanes; `heads` is padded with
+// zero queries to a multiple of kHeadPad. Order: dim ascending, keys ascending.
+inline constexpr std::int64_t kHeadPad = 16;
 
-// acc[head][i] = acc[head][i] * rescale[head] + sum over j < keys, ascending, of p[head * p_stride
-// + j] * v[j * dim + i].
-void accumulate_values(const float* p, std::int64_t p_stride, std::int64_t heads, std::int64_t keys,
-                       const BF16* v, std::int64_t dim, const float* rescale, float* acc);
+struct AttentionBlock {
+  const float* queries = nullptr;  // [dim][heads]
+  std::int64_t heads = 0;
+  std::int64_t used_heads = 0;  // without the padding
+  std::int64_t dim = 0;
+  float scale = 1;
+  const BF16* k = nullptr;   // [keys][dim]
+  const BF16* v = nullptr;   // [keys][dim]
+  std::int64_t keys = 0;     // at most 128
+  float* highest = nullptr;  // [heads] of the scores so far; -infinity before the first block
+  float* sum = nullptr;      // [heads] of exp(score - highest); 0 before the first block
+  float* acc = nullptr;      // [heads][dim] sum of bf16(exp(score - highest)) * v
+  float* scratch = nullptr;  // [attention_scratch(heads, dim)]
+};
+
+inline std::int64_t attention_scratch(std::int64_t heads, std::int64_t dim) {
+  return 8 * dim + 129 * heads;
+}
+
+void attend_block(const AttentionBlock& block);
 
 }  // namespace quern::kernels
