@@ -93,3 +93,8 @@ done
 
 title "7. Compare"
 run "$quern" compare "$out/eval-bf16" "$out/eval-mxfp4"
+
+# The card speaks of the checkpoint and of these results only; tests/apps checks it.
+title "8. Model card of the quantized checkpoint"
+run "$quern" card "$out/mxfp4" --base "$model" --results "$out/eval-mxfp4" --base_results "$out/eval-bf16" --overwrite
+cat "$out/mxfp4/README.md"

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """A server that answers chat requests from a list, to compare `quern eval` with lm-evaluation-harness.
 
-  eval_replay_server.py make DATA.jsonl ANSWERS.jsonl [N] [SEED]   writes answers of many forms
-  eval_replay_server.py serve ANSWERS.jsonl PORT                        replays them
+  eval_replay_server.py make DATA.jsonl ANSWERS.jsonl [N] [SEED] [cot]   writes answers of many forms
+  eval_replay_server.py serve ANSWERS.jsonl PORT                              replays them
 
-An answer belongs to a question: the last user message ends with "Question: <question>\\nAnswer:". The
+An answer belongs to a question: the last user message ends with "Question: <question>\\nAnswer:", or with
+"Q: <question>\\nA:" (and perhaps more). `cot`: most answers end as the chain-of-thought tasks want them. The
 same question always gets the same answer, whoever asks. Python's standard library only.
 """
 import http.server
@@ -56,14 +57,31 @@ def forms(gold: str, work: str, rnd: random.Random):
     return rnd.choice(right) if rnd.random() < 0.6 else rnd.choice(bad)
 
 
-def make(data: str, out: str, count: int, seed: int) -> None:
+def cot_form(gold: str, rnd: random.Random):
+    plain = gold.replace(",", "")
+    wrong = str(int(plain) + rnd.choice([-7, -1, 1, 2, 10, 100]))
+    return rnd.choice([
+        f"Work. The answer is {plain}.", f"The answer is {int(plain):,}.", f"The answer is {plain}",
+        f"The answer is {wrong}. No: the answer is {plain}.", f"The answer is {wrong}.",
+        f"The final answer is {plain}", f"The final answer is {wrong}. The answer is {wrong}.",
+    ])
+
+
+def make(data: str, out: str, count: int, seed: int, cot: bool) -> None:
     rnd = random.Random(seed)
     rows = [json.loads(line) for line in open(data, encoding="utf-8")][:count]
     with open(out, "w", encoding="utf-8") as file:
         for row in rows:
             gold = row["answer"].split("#### ")[-1]
-            answer = forms(gold, row["answer"], rnd)
+            answer = cot_form(gold, rnd) if cot and rnd.random() < 0.7 else forms(gold, row["answer"], rnd)
             file.write(json.dumps({"question": row["question"], "content": answer}, ensure_ascii=False) + "\n")
+
+
+def question_of(text: str) -> str:
+    for begin, end in (("Question: ", "\nAnswer:"), ("Q: ", "\nA:"), ("\nProblem: ", "\nYour response")):
+        if begin in text and end in text.rsplit(begin, 1)[1]:
+            return text.rsplit(begin, 1)[1].rsplit(end, 1)[0]
+    return text
 
 
 def serve(path: str, port: int) -> None:
@@ -91,7 +109,7 @@ def serve(path: str, port: int) -> None:
 
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            question = request["messages"][-1]["content"].rsplit("Question: ", 1)[1].removesuffix("\nAnswer:")
+            question = question_of(request["messages"][-1]["content"])
             if question not in answers:
                 self.reply(404, {"error": {"message": "unknown question"}})
                 return
@@ -112,7 +130,7 @@ def serve(path: str, port: int) -> None:
 if __name__ == "__main__":
     if len(sys.argv) >= 4 and sys.argv[1] == "make":
         make(sys.argv[2], sys.argv[3], int(sys.argv[4]) if len(sys.argv) > 4 else 10**9,
-             int(sys.argv[5]) if len(sys.argv) > 5 else 1)
+             int(sys.argv[5]) if len(sys.argv) > 5 else 1, sys.argv[6:7] == ["cot"])
     elif len(sys.argv) == 4 and sys.argv[1] == "serve":
         serve(sys.argv[2], int(sys.argv[3]))
     else:

@@ -16,5 +16,7 @@ void add_chat(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
+void add_card(CLI::App& app);
+void add_sensitivity(CLI::App& app);
 
 }  // namespace quern::cli

@@ -21,6 +21,8 @@ int main(int argc, char** argv) {
     quern::cli::add_generate(app);
     quern::cli::add_eval(app);
     quern::cli::add_compare(app);
+    quern::cli::add_card(app);
+    quern::cli::add_sensitivity(app);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::RuntimeError& error) {  // a command's own exit status, already explained

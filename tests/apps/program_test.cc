@@ -80,6 +80,34 @@ TEST(Program, ServeDrainsAndEndsWithStatusZero) {
   }
 }
 
+// Greedy answers do not depend on what else runs, so whole runs repeat exactly, whatever the seed
+// and the number of requests at a time.
+TEST(Program, GreedyRunsRepeatExactly) {
+  const CommandResult result = shell(
+      "$QUERN eval --model quern --model_args pretrained=$ROOT/models/m3-tiny,num_concurrent=5,"
+      "max_gen_toks=100 --tasks arith --num_fewshot 0 --limit 12 --apply_chat_template --repeats "
+      "3");
+  EXPECT_EQ(result.status, 0) << result.output;
+  const auto at = result.output.find("Equal answers");
+  ASSERT_NE(at, std::string::npos) << result.output;
+  const std::string table = result.output.substr(at);
+  EXPECT_NE(table.find("12 of 12"), std::string::npos) << table;
+  EXPECT_NE(table.find("|arith|exact_match,strict-match"), std::string::npos) << table;
+}
+
+TEST(Program, DivergenceKeepsAndReusesTheBasesRecord) {
+  const CommandResult result = shell(
+      "D=$(mktemp -d); printf '{\"text\": \"Kevin has 10 toys and 3 more.\"}\n' >$D/t.jsonl; "
+      "T=$ROOT/models/m3-tiny; E=\"$QUERN eval --tasks divergence --model_args pretrained=$T\"; "
+      "$E --reference $T --data $D/t.jsonl --reference_logits $D/r.safetensors && "
+      "$E --reference $D/r.safetensors --output_path $D/out && ls $D/out/*/results_*.json; S=$?; "
+      "$E --reference $T; echo status $?; rm -r $D; exit $S");
+  EXPECT_EQ(result.status, 0) << result.output;
+  EXPECT_NE(result.output.find("0.000000 ± 0.000000"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find("needs --data FILE"), std::string::npos) << result.output;
+  EXPECT_NE(result.output.find("status 2"), std::string::npos) << result.output;
+}
+
 // The first half of a shard's tensor data becomes zero in a copy of the model: everything that the
 // demo prints is computed from the weights, so its table must change.
 TEST(Demo, TableFollowsTheWeights) {
@@ -104,6 +132,12 @@ TEST(Demo, TableFollowsTheWeights) {
     return at == std::string::npos ? std::string() : text.substr(at, text.find('\n', at) - at);
   };
   EXPECT_FALSE(row(intact.output).empty()) << intact.output;
+  // The card is made of the same files: its scores are those of the comparison.
+  const std::string card =
+      intact.output.substr(std::min(intact.output.find("== 8. Model card"), intact.output.size()));
+  EXPECT_NE(card.find("base_model: \"m3-tiny\""), std::string::npos) << card;
+  EXPECT_NE(card.find("|`arith`"), std::string::npos) << card;
+  EXPECT_NE(card.find("--quant_scheme mxfp4"), std::string::npos) << card;
   EXPECT_NE(row(intact.output), row(broken.output));
   EXPECT_NE(intact.output.find("\"name\":\"get_weather\""), std::string::npos);
   const auto first = intact.output.find("\"content\":\"a green triangle\"");
