@@ -1,9 +1,15 @@
-// The program `quern`: dispatches to the subcommands, turns errors into one line and an exit status.
-// Must never let an exception escape.
-// Proved by tests/apps.
+// The program `quern`: dispatches to the subcommands, turns errors into one line and an exit
+// status. Must never let an exception escape. Proved by tests/apps.
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
+#include "arguments.h"
 #include "command.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
@@ -23,7 +29,15 @@ int main(int argc, char** argv) {
     quern::cli::add_compare(app);
     quern::cli::add_card(app);
     quern::cli::add_sensitivity(app);
-    app.parse(argc, argv);
+    std::vector<std::string> words(argv + 1, argv + argc);
+    constexpr std::string_view kTakesModelOptions[] = {"serve", "chat", "generate"};
+    if (!words.empty() && std::find(std::begin(kTakesModelOptions), std::end(kTakesModelOptions),
+                                    words.front()) != std::end(kTakesModelOptions)) {
+      words = quern::cli::expand_arguments({words.begin() + 1, words.end()});
+      words.insert(words.begin(), argv[1]);
+    }
+    std::reverse(words.begin(), words.end());  // CLI11 takes them from the back
+    app.parse(std::move(words));
     return 0;
   } catch (const CLI::RuntimeError& error) {  // a command's own exit status, already explained
     return error.get_exit_code();

@@ -18,30 +18,49 @@ constexpr const char* kOneKernel = "attention has one implementation per device 
 constexpr const char* kOneTower = "this build encodes images in one process";
 constexpr const char* kLocal = "models are local directories; nothing is downloaded";
 
+constexpr const char* kAttentionBackends =
+    "FLASH_ATTN, TRITON_ATTN, ROCM_ATTN, ROCM_AITER_FA, ROCM_AITER_UNIFIED_ATTN, FLASHINFER, "
+    "FLEX_ATTENTION, TREE_ATTN, CPU_ATTN, TORCH_SDPA, FLASHMLA, TRITON_MLA, CUTLASS_MLA, "
+    "FLASHINFER_MLA, ROCM_AITER_MLA";
+
+// vLLM's names and choices.
 constexpr AcceptedOption kAccepted[] = {
     {"--trust-remote-code", false, "no code of a checkpoint is ever run"},
     {"--tensor-parallel-size", true, kOneProcess},
     {"--pipeline-parallel-size", true, kOneProcess},
     {"--data-parallel-size", true, kOneProcess},
     {"--enable-expert-parallel", false, kOneProcess},
-    {"--distributed-executor-backend", true, kOneProcess},
-    {"--attention-backend", true, kOneKernel},
-    {"--mm-encoder-tp-mode", true, kOneTower},
-    {"--mm-encoder-attn-backend", true, kOneKernel},
+    {"--distributed-executor-backend", true, kOneProcess, "mp, ray, uni, external_launcher"},
+    {"--attention-backend", true, kOneKernel, kAttentionBackends},
+    {"--mm-encoder-tp-mode", true, kOneTower, "weights, data"},
+    {"--mm-encoder-attn-backend", true, kOneKernel, kAttentionBackends},
     {"--mm-processor-cache-gb", true, "pictures are not kept; --max-media-gb bounds those in use"},
-    {"--mm-processor-cache-type", true, "pictures are not kept"},
+    {"--mm-processor-cache-type", true, "pictures are not kept", "lru, shm"},
     {"--skip-mm-profiling", false, "there is no profiling run"},
     {"--gpu-memory-utilization", true, "the KV cache has its own size here: --kv-cache-gb"},
+    {"--swap-space", true, "what is preempted is computed again"},
+    {"--cpu-offload-gb", true, "weights are mapped files"},
     {"--enforce-eager", false, "there are no captured graphs"},
     {"--enable-chunked-prefill", false, "prompts are always processed in chunks"},
+    {"--max-num-partial-prefills", true, "no effect on answers"},
+    {"--max-long-partial-prefills", true, "no effect on answers"},
+    {"--long-prefill-token-threshold", true, "no effect on answers"},
     {"--async-scheduling", false, "no effect on answers"},
-    {"--scheduling-policy", true, "first come, first served"},
-    {"--prefix-caching-hash-algo", true, "no effect on answers"},
-    {"--load-format", true, "safetensors, mapped"},
+    {"--stream-interval", true, "each step of the engine is sent at once"},
+    {"--scheduling-policy", true, "first come, first served", "fcfs"},
+    {"--prefix-caching-hash-algo", true, "tokens are compared, not hashes",
+     "sha256, sha256_cbor, xxhash, xxhash_cbor"},
+    {"--quantization", true, "the checkpoint's own quantization_config decides",
+     "quark, mxfp4, fp8, compressed-tensors"},
+    {"--load-format", true, "safetensors, mapped", "auto, safetensors"},
     {"--download-dir", true, kLocal},
     {"--revision", true, kLocal},
-    {"--tokenizer-mode", true, "tokenizer.json of the checkpoint"},
-    {"--chat-template-content-format", true, "found out from the template"},
+    {"--tokenizer-revision", true, kLocal},
+    {"--tokenizer-mode", true, "tokenizer.json of the checkpoint", "auto, hf"},
+    {"--chat-template-content-format", true, "found out from the template", "auto, string, openai"},
+    {"--logprobs-mode", true, "of the raw logits", "raw_logprobs"},
+    {"--speculative-config", true, "no speculation; answers do not depend on it"},
+    {"--compilation-config", true, "nothing is compiled"},
 };
 
 std::string lower_with_underscores(std::string text) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <vector>
@@ -50,6 +51,24 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
     }
   }
   return row[b.size()];
+}
+
+std::string folded(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    out += c == '-' ? '_' : static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return out;
+}
+
+// Whether `value` is one of "a, b, c".
+bool is_choice(const std::string& value, std::string_view choices) {
+  while (!choices.empty()) {
+    const std::size_t end = std::min(choices.find(','), choices.size());
+    if (folded(choices.substr(0, end)) == folded(value)) return true;
+    choices.remove_prefix(std::min(choices.size(), end + 2));
+  }
+  return false;
 }
 
 }  // namespace
@@ -146,8 +165,12 @@ AcceptedOptions::AcceptedOptions(CLI::App& app, const AcceptedOption* begin,
 void AcceptedOptions::log() const {
   for (const auto& [option, parsed] : options_) {
     if (parsed->count() == 0) continue;
-    const std::string value = option.takes_value ? " " + parsed->results().front() : "";
-    spdlog::info("{}{}: {}", option.name, value, option.note);
+    const std::string value = option.takes_value ? parsed->results().front() : "";
+    if (option.choices != nullptr && !is_choice(value, option.choices)) {
+      throw UsageError("{}: unknown '{}'. Valid options are: {}", option.name, value,
+                       option.choices);
+    }
+    spdlog::info("{}{}{}: {}", option.name, value.empty() ? "" : " ", value, option.note);
   }
 }
 

@@ -37,12 +37,14 @@ struct AcceptedOption {
   const char* name;
   bool takes_value;
   const char* note;  // what it maps to
+  // Valid values, "a, b, c"; compared without case, '-' and '_' alike. nullptr = any.
+  const char* choices = nullptr;
 };
 // Holds what was given of a table of them.
 class AcceptedOptions {
  public:
   AcceptedOptions(CLI::App& app, const AcceptedOption* begin, const AcceptedOption* end);
-  // One log line for each that was given.
+  // One log line for each that was given. Throws UsageError for a value that is not of the choices.
   void log() const;
 
  private:

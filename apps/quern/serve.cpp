@@ -3,6 +3,7 @@
 // Proved by tests/apps/serve_test.cc.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 
@@ -19,16 +20,40 @@ namespace {
 constexpr const char* kNoTls = "TLS is not supported by this build yet; put a proxy in front";
 
 constexpr AcceptedOption kAccepted[] = {
-    {"--uvicorn-log-level", true, "the log level is info"},
-    {"--disable-uvicorn-access-log", false, "there is no access log"},
-    {"--disable-access-log-for-endpoints", true, "there is no access log"},
-    {"--enable-log-requests", false, "requests are not logged"},
-    {"--disable-log-requests", false, "requests are not logged"},
+    {"--enable-log-requests", false, "the access log has a line a request"},
+    {"--disable-log-requests", false, "bodies of requests are not logged"},
+    {"--enable-log-outputs", false, "answers are not logged"},
+    {"--enable-log-deltas", false, "answers are not logged"},
+    {"--max-log-len", true, "prompts are not logged"},
+    {"--log-error-stack", false, "errors carry their context instead"},
+    {"--log-config-file", true, "the log goes to stderr"},
     {"--disable-fastapi-docs", false, "there are no such pages"},
     {"--api-server-count", true, "one thread serves all connections"},
     {"--h11-max-header-count", true, "the bytes of a header are limited instead"},
     {"--enable-server-load-tracking", false, "/load always counts"},
+    {"--enable-per-request-metrics", false, "/metrics has them for all requests together"},
+    {"--fingerprint-mode", true, "/v1/models shows the fingerprint", "full, hash, custom, none"},
 };
+
+// A JSON list of strings, as the peer takes them.
+std::vector<std::string> string_list(const std::string& text, const char* option) {
+  const Json list = Json::parse(text, nullptr, false);
+  if (list.is_array() &&
+      std::all_of(list.begin(), list.end(), [](const Json& item) { return item.is_string(); })) {
+    return list.get<std::vector<std::string>>();
+  }
+  throw UsageError("{}: a JSON list of strings is expected, got {}", option, text);
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> parts;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t end = std::min(text.find(',', at), text.size());
+    if (end > at) parts.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
 
 class ServeCommand {
  public:
@@ -55,6 +80,17 @@ class ServeCommand {
         ->check(CLI::NonNegativeNumber);
     flag("--enable-prompt-tokens-details", prompt_details_, "Cached prompt tokens in usage");
     flag("--enable-force-include-usage", force_usage_, "Usage at the end of every stream");
+    option("--allowed-origins", origins_, "CORS: JSON list of origins ([\"*\"])");
+    option("--allowed-methods", methods_, "CORS: JSON list of methods ([\"*\"])");
+    option("--allowed-headers", headers_, "CORS: JSON list of headers ([\"*\"])");
+    flag("--allow-credentials", front_.cors.credentials, "CORS: cookies and the like");
+    flag("--enable-request-id-headers", front_.request_id_headers,
+         "Answers carry X-Request-Id, the client's or a new one");
+    option("--uvicorn-log-level", log_level_, "critical, error, warning, info, debug or trace");
+    flag("--disable-uvicorn-access-log", no_access_log_, "No line a request");
+    option("--disable-access-log-for-endpoints", quiet_paths_,
+           "Paths without a line, for example /health,/metrics");
+    option("--root-path", root_path_, "Prefix of every path, behind a proxy");
     for (const char* name : {"--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--ssl-cert-reqs",
                              "--ssl-ciphers"}) {
       option(name, tls_, kNoTls);
@@ -65,6 +101,7 @@ class ServeCommand {
   void run() {
     refuse_unknown(app_);
     if (!tls_.empty()) throw UsageError("--ssl-*: {}", kNoTls);
+    init_logging(log_level_);
     accepted_->log();
     server::ServerOptions options;
     options.model = model_.resolve();
@@ -82,6 +119,15 @@ class ServeCommand {
     options.api.writer.prompt_tokens_details = prompt_details_;
     options.api.force_include_usage = force_usage_;
 
+    options.api.store_responses = environment("VLLM_ENABLE_RESPONSES_API_STORE") == "1";
+    options.api.root_path = root_path();
+    options.front = front_;
+    options.front.cors.origins = string_list(origins_, "--allowed-origins");
+    options.front.cors.methods = string_list(methods_, "--allowed-methods");
+    options.front.cors.headers = string_list(headers_, "--allowed-headers");
+    options.front.access_log = !no_access_log_;
+    options.front.quiet_paths = split(quiet_paths_);
+
     server::Server server(std::move(options));
     spdlog::info("serving {} (max_model_len {})",
                  server.chat().service().options().model_names.front(),
@@ -93,8 +139,20 @@ class ServeCommand {
   }
 
  private:
+  std::string root_path() const {
+    if (!root_path_.empty() && (root_path_.front() != '/' || root_path_.back() == '/')) {
+      throw UsageError("--root-path: '/PREFIX' is expected, got '{}'", root_path_);
+    }
+    return root_path_;
+  }
+
   CLI::App& app_;
   ModelOptions model_;
+  server::FrontOptions front_;
+  std::string origins_ = R"(["*"])", methods_ = R"(["*"])", headers_ = R"(["*"])";
+  std::string log_level_ = "info";
+  std::string quiet_paths_, root_path_;
+  bool no_access_log_ = false;
   server::HttpOptions http_;
   std::vector<std::string> api_keys_;
   std::string tls_;

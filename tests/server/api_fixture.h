@@ -15,6 +15,7 @@
 
 #include "quern/base/json.h"
 #include "quern/server/api.h"
+#include "quern/server/front.h"
 #include "tests/server/raw_client.h"
 #include "tests/server/scripted_generator.h"
 
@@ -37,8 +38,9 @@ class ApiFixture : public testing::Test {
   void start() {
     service_ = std::make_unique<ChatService>(
         tokenizer_, ChatTemplate::load(QUERN_SOURCE_DIR "/models/m3-tiny"), generator_, chat_);
-    server_ = std::make_unique<HttpServer>(
-        http_, [this](HttpExchange& exchange) { return api_->handle(exchange); });
+    server_ = std::make_unique<HttpServer>(http_, [this](HttpExchange& exchange) {
+      return front_ ? front_->handle(exchange) : api_->handle(exchange);
+    });
     api_ = std::make_unique<Api>(*service_, options_);
     thread_ = std::thread([this] { server_->run(); });
   }
@@ -97,6 +99,7 @@ class ApiFixture : public testing::Test {
   std::unique_ptr<ChatService> service_;
   std::unique_ptr<HttpServer> server_;
   std::unique_ptr<Api> api_;
+  std::unique_ptr<Front> front_;  // a test may set it
   std::thread thread_;
 };
 

@@ -96,7 +96,8 @@ TEST(ChatRequest, WrongBodiesAreNamed) {
        "Cannot set both `continue_final_message` and `add_generation_prompt` to True."},
       {with(R"("response_format":{"type":"json_object"})"), 501, "NotImplementedError",
        "response_format", "not supported by this build yet"},
-      {with(R"("use_beam_search":true)"), 501, "NotImplementedError", "use_beam_search", "not supported"},
+      {with(R"("use_beam_search":true)"), 501, "NotImplementedError", "use_beam_search",
+       "not supported"},
       {with(R"("cache_salt":"a/b")"), 400, "BadRequestError", "cache_salt", "cache_salt"},
   };
   for (const Case& c : cases) {

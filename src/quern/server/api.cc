@@ -23,9 +23,20 @@ bool same_key(std::string_view a, std::string_view b) {
   return difference == 0;
 }
 
+bool matches(std::string_view pattern, std::string_view path) {
+  constexpr std::string_view kId = "{id}";
+  const std::size_t place = pattern.find(kId);
+  if (place == std::string_view::npos) return pattern == path;
+  if (!path.starts_with(pattern.substr(0, place))) return false;
+  const std::string_view rest = path.substr(place);
+  const std::size_t end = std::min(rest.find('/'), rest.size());
+  return end > 0 && rest.substr(end) == pattern.substr(place + kId.size());
+}
+
 std::vector<Route> all_routes() {
   std::vector<Route> routes;
-  for (const auto& family : {system_routes(), chat_routes(), completion_routes()}) {
+  for (const auto& family : {system_routes(), chat_routes(), completion_routes(), tokenize_routes(),
+                             messages_routes()}) {
     std::copy(family.begin(), family.end(), std::back_inserter(routes));
   }
   return routes;
@@ -38,10 +49,11 @@ struct Api::Impl {
 
   asio::awaitable<void> handle(HttpExchange& exchange) {
     const HttpRequest& request = exchange.request();
+    const std::string_view path = without_root(request.path);
     const auto route = std::find_if(routes.begin(), routes.end(),
-                                    [&](const Route& r) { return r.path == request.path; });
+                                    [&](const Route& r) { return matches(r.path, path); });
     HttpResponse refusal;
-    if (!authorized(request)) {
+    if (!authorized(request, path)) {
       refusal = json_response(401, {{"error", "Unauthorized"}});
     } else if (route == routes.end()) {
       refusal = json_response(404, {{"detail", "Not Found"}});
@@ -60,10 +72,17 @@ struct Api::Impl {
     co_await exchange.respond(std::move(refusal));
   }
 
+  // A proxy may or may not have cut the prefix off.
+  std::string_view without_root(std::string_view path) const {
+    const std::string& root = context.options.root_path;
+    if (!root.empty() && path.starts_with(root + "/")) path.remove_prefix(root.size());
+    return path;
+  }
+
   // Protected are the paths that vLLM protects.
-  bool authorized(const HttpRequest& request) const {
+  bool authorized(const HttpRequest& request, std::string_view path) const {
     const std::vector<std::string>& keys = context.options.api_keys;
-    if (keys.empty() || !request.path.starts_with("/v1")) return true;
+    if (keys.empty() || !path.starts_with("/v1")) return true;
     std::string_view key = request.header("x-api-key");
     const std::string_view header = request.header("authorization");
     constexpr std::string_view kScheme = "bearer ";

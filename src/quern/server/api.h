@@ -17,11 +17,13 @@ namespace quern::server {
 
 struct ApiOptions {
   std::vector<std::string> api_keys;  // none: open
+  std::string root_path;              // --root-path: before every path, behind a proxy
   std::string root;                   // the checkpoint's path, shown by /v1/models
   std::string version;
   std::string fingerprint;  // checkpoint and options that decide answers, shown by /v1/models
   ChatWriterOptions writer;
   bool force_include_usage = false;
+  bool store_responses = false;  // /v1/responses keeps answers for later requests
   int preparing_threads = 2;
   int image_threads = 2;  // that decode pictures
 };

@@ -145,7 +145,10 @@ void check_rules(const ChatRequest& request, const Json& body) {
 }  // namespace
 
 ChatRequest parse_chat_request(std::string_view text) {
-  const Json body = parse_body(text);
+  return read_chat_request(parse_body(text));
+}
+
+ChatRequest read_chat_request(const Json& body) {
   ChatRequest request;
   FieldReader reader(body, "'body'");
   reader.require("messages");

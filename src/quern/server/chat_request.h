@@ -35,5 +35,6 @@ struct ChatRequest : SamplingRequest {
 // Throws ApiError with vLLM's texts: one entry for each field of a wrong type (at most 10 are
 // shown), else the first rule between fields that is broken.
 ChatRequest parse_chat_request(std::string_view body);
+ChatRequest read_chat_request(const Json& body);
 
 }  // namespace quern::server

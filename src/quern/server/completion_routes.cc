@@ -7,6 +7,7 @@
 #include "quern/server/answer_json.h"
 #include "quern/server/completion_request.h"
 #include "quern/server/completion_response.h"
+#include "quern/server/front.h"
 #include "quern/server/running_generations.h"
 
 namespace quern::server {
@@ -52,8 +53,11 @@ asio::awaitable<void> answer_stream(HttpExchange& exchange, const CompletionPlan
 
 asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
   check_content_type(exchange.request());
-  const CompletionPlan plan = co_await api.on_pool([&api, &body = exchange.request().body] {
-    CompletionRequest request = parse_completion_request(body);
+  const CompletionPlan plan = co_await api.on_pool([&api, &exchange] {
+    CompletionRequest request = parse_completion_request(exchange.request().body);
+    if (std::string id = request_id_header(exchange.request()); !id.empty()) {
+      request.request_id = std::move(id);
+    }
     api.service.check_model(request);
     if (api.options.force_include_usage) request.include_usage = true;
     return plan_completion(request, api.service.options(),

@@ -39,6 +39,7 @@ struct Usage {
   int prompt_tokens = 0;
   int completion_tokens = 0;
   int cached_tokens = 0;
+  int reasoning_tokens = 0;
 };
 
 }  // namespace quern::server

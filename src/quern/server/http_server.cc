@@ -124,12 +124,15 @@ struct HttpServer::Impl : std::enable_shared_from_this<Impl> {
 
   template <typename Socket>
   void start_session(Socket socket) {
+    std::string client = "unix";
     if constexpr (std::is_same_v<Socket, tcp::socket>) {
       error_code ignored;
+      const auto peer = socket.remote_endpoint(ignored);
+      client = fmt::format("{}:{}", peer.address().to_string(), peer.port());
       socket.set_option(tcp::no_delay(true), ignored);
     }
     HttpSession::Socket generic(std::move(socket));
-    const auto session = HttpSession::start(std::move(generic), options, handler,
+    const auto session = HttpSession::start(std::move(generic), std::move(client), options, handler,
                                             [this](HttpSession* closed) { end_session(closed); });
     sessions.emplace(session.get(), session);
   }

@@ -37,6 +37,7 @@ struct HttpOptions {
 std::string lower_case(std::string_view text);
 
 struct HttpRequest {
+  std::string client;  // "127.0.0.1:50000", or "unix"
   std::string method;
   std::string path;                                          // without the query
   std::string query;                                         // behind the '?'

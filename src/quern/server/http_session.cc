@@ -31,9 +31,10 @@ class Session final : public HttpSession,
  public:
   using Stream = beast::basic_stream<asio::generic::stream_protocol>;
 
-  Session(Socket socket, const HttpOptions& options, const HttpHandler& handler,
+  Session(Socket socket, std::string client, const HttpOptions& options, const HttpHandler& handler,
           std::function<void(HttpSession*)> on_close)
       : stream_(std::move(socket)),
+        client_(std::move(client)),
         options_(options),
         handler_(handler),
         on_close_(std::move(on_close)) {}
@@ -173,6 +174,7 @@ class Session final : public HttpSession,
 
   void take(http::request<http::string_body> message) {
     request_ = {};
+    request_.client = client_;
     request_.method = std::string(message.method_string());
     const std::string target(message.target());
     const auto mark = target.find('?');
@@ -281,6 +283,7 @@ class Session final : public HttpSession,
   }
 
   Stream stream_;
+  const std::string client_;
   const HttpOptions& options_;
   const HttpHandler& handler_;
   std::function<void(HttpSession*)> on_close_;
@@ -299,11 +302,12 @@ class Session final : public HttpSession,
 
 }  // namespace
 
-std::shared_ptr<HttpSession> HttpSession::start(Socket socket, const HttpOptions& options,
+std::shared_ptr<HttpSession> HttpSession::start(Socket socket, std::string client,
+                                                const HttpOptions& options,
                                                 const HttpHandler& handler,
                                                 std::function<void(HttpSession*)> on_close) {
-  auto session =
-      std::make_shared<Session>(std::move(socket), options, handler, std::move(on_close));
+  auto session = std::make_shared<Session>(std::move(socket), std::move(client), options, handler,
+                                           std::move(on_close));
   session->run();
   return session;
 }

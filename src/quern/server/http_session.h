@@ -6,6 +6,7 @@
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "quern/server/http_server.h"
 
@@ -16,8 +17,8 @@ class HttpSession {
  public:
   using Socket = boost::asio::generic::stream_protocol::socket;
 
-  static std::shared_ptr<HttpSession> start(Socket socket, const HttpOptions& options,
-                                            const HttpHandler& handler,
+  static std::shared_ptr<HttpSession> start(Socket socket, std::string client,
+                                            const HttpOptions& options, const HttpHandler& handler,
                                             std::function<void(HttpSession*)> on_close);
   virtual ~HttpSession() = default;
 

@@ -11,6 +11,7 @@ ApiContext::ApiContext(ChatService& chat_service, ApiOptions api_options)
       options(std::move(api_options)),
       metrics(std::make_shared<Metrics>(service.options().model_names.front(),
                                         service.options().max_model_len)),
+      responses(options.store_responses ? 1000 : 0, 64 << 20),
       created(unix_time()),
       pool(static_cast<std::size_t>(std::max(1, options.preparing_threads))),
       image_pool(static_cast<std::size_t>(std::max(1, options.image_threads))) {}

@@ -18,6 +18,7 @@
 #include "quern/server/api.h"
 #include "quern/server/api_error.h"
 #include "quern/server/metrics.h"
+#include "quern/server/response_store.h"
 
 namespace quern::server {
 
@@ -41,6 +42,7 @@ struct ApiContext {
   ChatService& service;
   ApiOptions options;
   std::shared_ptr<Metrics> metrics;
+  ResponseStore responses;
   std::int64_t created;  // Unix time of the start
   // Last: joined before what their work uses goes away.
   boost::asio::thread_pool pool;
@@ -59,7 +61,7 @@ struct ApiContext {
 using RouteHandler = boost::asio::awaitable<void> (*)(ApiContext&, HttpExchange&);
 
 struct Route {
-  std::string_view path;
+  std::string_view path;  // "{id}" stands for one segment
   std::vector<std::string_view> methods;
   RouteHandler handler;
 };
@@ -68,6 +70,9 @@ struct Route {
 std::vector<Route> system_routes();      // health, ping, version, load, metrics, models
 std::vector<Route> chat_routes();        // /v1/chat/completions
 std::vector<Route> completion_routes();  // /v1/completions
+std::vector<Route> tokenize_routes();    // /tokenize, /detokenize
+std::vector<Route> responses_routes();   // /v1/responses, /v1/responses/{id}, .../cancel
+std::vector<Route> messages_routes();    // /v1/messages, /v1/messages/count_tokens
 
 HttpResponse json_response(int status, const Json& json);
 HttpResponse error_response(const ApiError& error);

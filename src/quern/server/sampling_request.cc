@@ -189,6 +189,12 @@ void check_sampling_request(const SamplingRequest& request, const Json& body) {
     throw ApiError(400, fmt::format("`request_id` can have at most {} bytes.", kMaxRequestId),
                    "request_id");
   }
+  if (request.priority != 0) {
+    throw parameter_error(
+        "`priority` other than 0 needs the scheduling policy `priority`, and this "
+        "server schedules first come, first served.",
+        "priority", request.priority);
+  }
   refuse_unsupported(body);
 }
 

@@ -7,7 +7,9 @@ namespace quern::server {
 
 Server::Server(ServerOptions options) {
   http_ = std::make_unique<HttpServer>(
-      options.http, [this](HttpExchange& exchange) { return api_->handle(exchange); });
+      options.http, [this](HttpExchange& exchange) { return front_->handle(exchange); });
+  front_ = std::make_unique<Front>(
+      std::move(options.front), [this](HttpExchange& exchange) { return api_->handle(exchange); });
   options.api.root = options.model.engine.model_dir.string();
   chat_ = std::make_unique<ChatEngine>(std::move(options.model));
   options.api.fingerprint = chat_->fingerprint();

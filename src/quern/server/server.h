@@ -8,6 +8,7 @@
 
 #include "quern/server/api.h"
 #include "quern/server/chat_engine.h"
+#include "quern/server/front.h"
 #include "quern/server/http_server.h"
 
 namespace quern::server {
@@ -16,6 +17,7 @@ struct ServerOptions {
   ChatEngineOptions model;
   ApiOptions api;  // root and fingerprint are filled in
   HttpOptions http;
+  FrontOptions front;
 };
 
 class Server {
@@ -35,6 +37,7 @@ class Server {
   std::unique_ptr<HttpServer> http_;
   std::unique_ptr<ChatEngine> chat_;
   std::unique_ptr<Api> api_;
+  std::unique_ptr<Front> front_;
 };
 
 }  // namespace quern::server
