@@ -1,4 +1,4 @@
-"""Talks to a running server with the `openai` package: answers, streams, tools, pictures, errors.
+"""Talks to a running server with the `openai` package: answers, streams, tools, pictures, scores, responses, errors.
 
 Usage: openai_client_check.py BASE_URL     (a server of models/m3-tiny with both parsers)
 """
@@ -21,6 +21,53 @@ def check(name, condition, shown=""):
     print(("ok    " if condition else "WRONG ") + name, shown)
     if not condition:
         sys.exit(1)
+
+
+def completions(client, model):
+    """Scores of a prompt, as an evaluation asks for them, and what the answer's lists say about each other."""
+    ask = lambda **kw: client.completions.create(model=model, **{"temperature": 0, **kw})
+    whole = ask(prompt=TOYS, max_tokens=20, logprobs=2)
+    lists = whole.choices[0].logprobs
+    check("completion logprobs", len(lists.tokens) == len(lists.token_logprobs) == len(lists.text_offset) ==
+          len(lists.top_logprobs) == whole.usage.completion_tokens)
+    check("greedy tokens are the most probable", all(
+        logprob == max(top.values()) for logprob, top in zip(lists.token_logprobs, lists.top_logprobs)))
+    echo = ask(prompt=[TOYS, "Question:"], max_tokens=1, logprobs=1, echo=True)
+    first = echo.choices[0].logprobs
+    check("echo", [c.index for c in echo.choices] == [0, 1] and echo.choices[0].text.startswith(TOYS)
+          and first.token_logprobs[0] is None and first.top_logprobs[0] is None)
+    check("offsets", all(TOYS[o:o + len(t)] == t for o, t in zip(first.text_offset, first.tokens) if o < len(TOYS)))
+    check("scores do not depend on the company", ask(prompt="Question:", max_tokens=1, logprobs=1, echo=True)
+          .choices[0].logprobs.token_logprobs == echo.choices[1].logprobs.token_logprobs)
+    # The prompt's scores are those that generation had: echo the answer, compare its end.
+    again = ask(prompt=TOYS + whole.choices[0].text, max_tokens=0, logprobs=0, echo=True).choices[0]
+    tail = again.logprobs.token_logprobs[-len(lists.tokens):]
+    same_tokens = again.logprobs.tokens[-len(lists.tokens):] == lists.tokens
+    check("scoring equals generating", not same_tokens or all(
+        abs(a - b) < 1e-4 for a, b in zip(tail, lists.token_logprobs)), f"same tokens: {same_tokens}")
+    streamed = "".join(c.choices[0].text for c in ask(prompt=TOYS, max_tokens=20, stream=True))
+    check("streamed completion", streamed == whole.choices[0].text)
+
+
+def responses(client, model):
+    tools = [{"type": "function", **TOOLS[0]["function"]}]
+    first = client.responses.create(model=model, input=WEATHER, tools=tools, temperature=0, max_output_tokens=100)
+    call = first.output[-1]
+    check("response with a call", first.status == "completed" and call.type == "function_call"
+          and call.arguments == '{"city": "Oslo"}', call)
+    after = client.responses.create(
+        model=model, tools=tools, temperature=0, max_output_tokens=100,
+        input=WEATHER + [i.model_dump(exclude_none=True) for i in first.output] + [
+            {"type": "function_call_output", "call_id": call.call_id,
+             "output": '{"city": "Oslo", "temperature": 14, "condition": "snowy"}'}])
+    check("response from the tool's result", "14 degrees" in after.output_text, after.output_text)
+    events = list(client.responses.create(model=model, input=TOYS, temperature=0, max_output_tokens=100, stream=True))
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    check("response events", [e.sequence_number for e in events] == list(range(len(events)))
+          and events[-1].type == "response.completed" and events[-1].response.output_text == text, repr(text[-20:]))
+    cut = client.responses.create(model=model, input=TOYS, temperature=0, max_output_tokens=3)
+    check("incomplete response", cut.status == "incomplete"
+          and cut.incomplete_details.reason == "max_output_tokens" and cut.usage.output_tokens == 3)
 
 
 def main():
@@ -98,6 +145,9 @@ def main():
         check("picture from inside", False)
     except openai.BadRequestError as error:
         check("picture from inside", "not public" in str(error))
+
+    completions(client, model)
+    responses(client, model)
 
     async def many():
         aclient = openai.AsyncOpenAI(base_url=sys.argv[1] + "/v1", api_key="none")

@@ -17,8 +17,6 @@
 namespace quern::cli {
 namespace {
 
-constexpr const char* kNoTls = "TLS is not supported by this build yet; put a proxy in front";
-
 constexpr AcceptedOption kAccepted[] = {
     {"--enable-log-requests", false, "the access log has a line a request"},
     {"--disable-log-requests", false, "bodies of requests are not logged"},
@@ -32,6 +30,7 @@ constexpr AcceptedOption kAccepted[] = {
     {"--h11-max-header-count", true, "the bytes of a header are limited instead"},
     {"--enable-server-load-tracking", false, "/load always counts"},
     {"--enable-per-request-metrics", false, "/metrics has them for all requests together"},
+    {"--enable-ssl-refresh", false, "certificates are read at the start"},
     {"--fingerprint-mode", true, "/v1/models shows the fingerprint", "full, hash, custom, none"},
 };
 
@@ -91,16 +90,20 @@ class ServeCommand {
     option("--disable-access-log-for-endpoints", quiet_paths_,
            "Paths without a line, for example /health,/metrics");
     option("--root-path", root_path_, "Prefix of every path, behind a proxy");
-    for (const char* name : {"--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--ssl-cert-reqs",
-                             "--ssl-ciphers"}) {
-      option(name, tls_, kNoTls);
-    }
+    option("--ssl-certfile", http_.tls.certfile,
+           "TLS: PEM file with the server's certificate chain");
+    option("--ssl-keyfile", http_.tls.keyfile, "TLS: PEM file with its key");
+    option("--ssl-ca-certs", http_.tls.ca_certs,
+           "TLS: PEM file that clients' certificates go back to");
+    option("--ssl-cert-reqs", http_.tls.cert_reqs,
+           "TLS: certificates of clients, 0 = none, 1 = optional, 2 = required")
+        ->check(CLI::Range(0, 2));
+    option("--ssl-ciphers", http_.tls.ciphers, "TLS: OpenSSL's list of ciphers");
     accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
   }
 
   void run() {
     refuse_unknown(app_);
-    if (!tls_.empty()) throw UsageError("--ssl-*: {}", kNoTls);
     init_logging(log_level_);
     accepted_->log();
     server::ServerOptions options;
@@ -155,7 +158,6 @@ class ServeCommand {
   bool no_access_log_ = false;
   server::HttpOptions http_;
   std::vector<std::string> api_keys_;
-  std::string tls_;
   int max_body_mb_ = 64;
   int header_bytes_ = 64 << 10;
   double drain_seconds_ = 30;

@@ -120,8 +120,9 @@ inline std::string redirect(const std::string& to, int status = 302) {
          "\r\nContent-Length: 0\r\n\r\n";
 }
 
-// A self-signed certificate for `name`; its PEM file is `pem`.
-inline SSL_CTX* make_tls(const std::string& name, const std::filesystem::path& pem) {
+// A self-signed certificate for `name`; its PEM file is `pem`, that of its key `key_pem` if given.
+inline SSL_CTX* make_tls(const std::string& name, const std::filesystem::path& pem,
+                         const std::filesystem::path& key_pem = {}) {
   EVP_PKEY* key = EVP_EC_gen("P-256");
   X509* certificate = X509_new();
   X509_set_version(certificate, 2);
@@ -141,6 +142,11 @@ inline SSL_CTX* make_tls(const std::string& name, const std::filesystem::path& p
   std::FILE* file = std::fopen(pem.c_str(), "w");
   PEM_write_X509(file, certificate);
   std::fclose(file);
+  if (!key_pem.empty()) {
+    file = std::fopen(key_pem.c_str(), "w");
+    PEM_write_PrivateKey(file, key, nullptr, nullptr, 0, nullptr, nullptr);
+    std::fclose(file);
+  }
   SSL_CTX* context = SSL_CTX_new(TLS_server_method());
   SSL_CTX_use_certificate(context, certificate);
   SSL_CTX_use_PrivateKey(context, key);

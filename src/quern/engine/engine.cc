@@ -239,6 +239,7 @@ const GenerationConfig& Engine::generation_config() const { return impl_->genera
 const Tokenizer& Engine::tokenizer() const { return impl_->tokenizer; }
 const Checkpoint& Engine::checkpoint() const { return impl_->checkpoint; }
 int Engine::max_model_len() const { return impl_->max_model_len; }
+int Engine::num_kv_blocks() const { return impl_->num_blocks; }
 const vision::VisionPreprocessConfig* Engine::image_config() const {
   return impl_->image_config ? &*impl_->image_config : nullptr;
 }

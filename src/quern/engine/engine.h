@@ -64,6 +64,11 @@ struct EngineStats {
   std::uint64_t shared_steps = 0;  // steps that carried more than one request
   std::uint64_t max_requests_in_step = 0;
   std::uint64_t requests_finished = 0;
+  // Steps by the tokens that they computed: up to each of kStepTokenBounds, and more than all.
+  static constexpr std::array<int, 13> kStepTokenBounds{1,   8,    16,   32,   64,   128,  256,
+                                                        512, 1024, 2048, 4096, 8192, 16384};
+  std::array<std::uint64_t, kStepTokenBounds.size() + 1> steps_by_tokens{};
+  std::uint64_t step_tokens = 0;  // of all steps together
 };
 
 // Owns the model, the KV cache and the engine thread. All public functions are thread-safe.
@@ -78,6 +83,7 @@ class Engine {
   const Tokenizer& tokenizer() const;
   const Checkpoint& checkpoint() const;
   int max_model_len() const;
+  int num_kv_blocks() const;
   // How pictures become patches; nullptr when the engine takes none.
   const vision::VisionPreprocessConfig* image_config() const;
   const EngineOptions& options() const;

@@ -44,6 +44,8 @@ struct EngineLoop::Generation : Sequence {
   const GenerationRequest request;
   OutputProcessor processor;
   RandomKey random_key;
+  const std::chrono::steady_clock::time_point submitted = std::chrono::steady_clock::now();
+  double queue_seconds = -1;                   // until it is known
   std::vector<TokenLogprobs> prompt_logprobs;  // until the first output
   int num_scored = 1;  // prompt tokens that need no log-probability any more
   bool finished = false;
@@ -242,7 +244,7 @@ void EngineLoop::step() {
   runner_.run(chunks_, logits);
   scheduler_.commit();
 
-  ++counters_.steps;
+  count_step(scheduled);
   counters_.shared_steps += scheduled.size() > 1 ? 1 : 0;
   counters_.max_requests_in_step =
       std::max<std::uint64_t>(counters_.max_requests_in_step, scheduled.size());
@@ -300,7 +302,14 @@ void EngineLoop::encode_images(std::span<const ScheduledChunk> scheduled) {
 void EngineLoop::build_chunks(std::span<const ScheduledChunk> scheduled) {
   chunks_.clear();
   features_.clear();
-  for (const ScheduledChunk& chunk : scheduled) add_features(chunk);
+  for (const ScheduledChunk& chunk : scheduled) {
+    add_features(chunk);
+    auto& generation = static_cast<Generation&>(*chunk.sequence);
+    if (generation.queue_seconds >= 0) continue;
+    generation.queue_seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - generation.submitted)
+            .count();
+  }
   std::size_t next_features = 0;
   for (const ScheduledChunk& chunk : scheduled) {
     const std::span<const TokenId> tokens(chunk.sequence->tokens);
@@ -377,7 +386,19 @@ void EngineLoop::fail(const std::exception& error) {
   end_all(FinishReason::kError, error.what());
 }
 
+void EngineLoop::count_step(std::span<const ScheduledChunk> scheduled) {
+  std::size_t tokens = 0;
+  for (const ScheduledChunk& chunk : scheduled) tokens += static_cast<std::size_t>(chunk.count);
+  const auto& bounds = EngineStats::kStepTokenBounds;
+  const auto bound = std::ranges::find_if(
+      bounds, [&](int limit) { return tokens <= static_cast<std::size_t>(limit); });
+  ++counters_.steps;
+  ++counters_.steps_by_tokens[static_cast<std::size_t>(bound - bounds.begin())];
+  counters_.step_tokens += tokens;
+}
+
 void EngineLoop::add_delivery(Generation& generation, Output output) {
+  output.queue_seconds = generation.queue_seconds;
   output.prompt_tokens = generation.num_prompt_tokens;
   output.cached_tokens = generation.num_cached_prompt_tokens;
   if (output.finish_reason) {

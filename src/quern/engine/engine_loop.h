@@ -81,6 +81,7 @@ class EngineLoop {
   void end(Generation& generation, FinishReason reason, const std::string& error);
   void end_all(FinishReason reason, const std::string& error);
   void fail(const std::exception& error);
+  void count_step(std::span<const ScheduledChunk> scheduled);
   void add_delivery(Generation& generation, Output output);
   void deliver();
   void publish_stats();

@@ -90,6 +90,7 @@ struct Output {
   std::string error;  // for kError
   int prompt_tokens = 0;
   int cached_tokens = 0;      // prompt tokens taken from the prefix cache
+  double queue_seconds = 0;   // from submit() to the first step that computed some of it
   int completion_tokens = 0;  // so far
 };
 

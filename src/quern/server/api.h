@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct ApiOptions {
   std::string fingerprint;  // checkpoint and options that decide answers, shown by /v1/models
   ChatWriterOptions writer;
   bool force_include_usage = false;
+  std::map<std::string, std::string> cache_config;  // labels of vllm:cache_config_info
   bool store_responses = false;  // /v1/responses keeps answers for later requests
   int preparing_threads = 2;
   int image_threads = 2;  // that decode pictures

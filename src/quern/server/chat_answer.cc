@@ -13,7 +13,8 @@ ChatAnswer::ChatAnswer(const ChatPlan& plan)
       open_(static_cast<std::size_t>(plan.n)),
       prompt_tokens_(static_cast<int>(plan.prompt.size())) {
   for (int i = 0; i < plan.n; ++i) {
-    choices_.push_back({OutputParser(plan.parser, plan.tools), {}, 0, false});
+    choices_.push_back(
+        {OutputParser(plan.parser, plan.tools), {}, 0, false, plan.parser.starts_in_reasoning, 0});
     choices_.back().held.choice = i;
   }
 }
@@ -27,6 +28,7 @@ std::optional<ChatDelta> ChatAnswer::feed(int index, engine::Output output) {
   cached_tokens_ = output.cached_tokens;
   if (!output.prompt_logprobs.empty()) prompt_logprobs_ = std::move(output.prompt_logprobs);
   choice.completion_tokens = output.completion_tokens;
+  count_reasoning(choice, output.token_ids);
 
   for (OutputEvent& event : choice.parser.feed(output.text)) add_event(choice, std::move(event));
   ChatDelta& held = choice.held;
@@ -42,6 +44,19 @@ std::optional<ChatDelta> ChatAnswer::feed(int index, engine::Output output) {
   ChatDelta next;
   next.choice = index;
   return std::exchange(held, std::move(next));
+}
+
+// Without the markers themselves.
+void ChatAnswer::count_reasoning(Choice& choice, const std::vector<std::int32_t>& tokens) const {
+  for (const std::int32_t token : tokens) {
+    if (token == plan_.think_start_id) {
+      choice.in_reasoning = true;
+    } else if (token == plan_.think_end_id) {
+      choice.in_reasoning = false;
+    } else {
+      choice.reasoning_tokens += choice.in_reasoning ? 1 : 0;
+    }
+  }
 }
 
 void ChatAnswer::add_event(Choice& choice, OutputEvent event) {
@@ -87,7 +102,10 @@ void ChatAnswer::end_choice(Choice& choice, const engine::Output& output) {
 
 Usage ChatAnswer::usage() const {
   Usage usage{prompt_tokens_, 0, cached_tokens_};
-  for (const Choice& choice : choices_) usage.completion_tokens += choice.completion_tokens;
+  for (const Choice& choice : choices_) {
+    usage.completion_tokens += choice.completion_tokens;
+    usage.reasoning_tokens += choice.reasoning_tokens;
+  }
   return usage;
 }
 

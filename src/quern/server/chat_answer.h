@@ -23,6 +23,8 @@ struct ChatPlan : GenerationPlan {
   bool named_tool = false;  // tool_choice names a function: finish_reason stays "stop"
   bool parallel_tool_calls = true;
   bool include_reasoning = true;
+  // The markers of reasoning where they are tokens: what lies between is counted in usage.
+  std::optional<std::int32_t> think_start_id, think_end_id;
   std::string echo;  // text that the answer begins with
 };
 
@@ -68,8 +70,11 @@ class ChatAnswer {
     ChatDelta held;  // what has not been shown yet
     int completion_tokens = 0;
     bool ended = false;
+    bool in_reasoning = false;
+    int reasoning_tokens = 0;
   };
 
+  void count_reasoning(Choice& choice, const std::vector<std::int32_t>& tokens) const;
   void add_event(Choice& choice, OutputEvent event);
   void end_choice(Choice& choice, const engine::Output& output);
 

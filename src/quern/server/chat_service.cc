@@ -119,9 +119,13 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
   plan.parser = {
       .parse_reasoning = options_.parse_reasoning,
       .starts_in_reasoning = starts_inside,
-      .parse_tools = options_.parse_tools && request.tools.is_array() && choice != "none"};
+      .parse_tools = options_.parse_tools && request.tools.is_array() && choice != "none",
+      // A stream shows arguments while they grow; a whole answer waits for what they become.
+      .arguments = request.stream ? ArgumentStreaming::kEager : ArgumentStreaming::kWhole};
   if (options_.parse_reasoning) {
     plan.reasoning = {std::string(kThinkStart), std::string(kThinkEnd), starts_inside};
+    plan.think_start_id = tokenizer_.token_id(kThinkStart);
+    plan.think_end_id = tokenizer_.token_id(kThinkEnd);
   }
   plan.tools = request.tools;
   plan.named_tool = choice == "named";

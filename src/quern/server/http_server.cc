@@ -22,6 +22,7 @@
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/server/http_session.h"
+#include "quern/server/tls_context.h"
 
 namespace quern::server {
 namespace {
@@ -65,6 +66,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<Impl> {
   Impl(HttpOptions http_options, HttpHandler http_handler)
       : options(std::move(http_options)),
         handler(std::move(http_handler)),
+        tls(make_tls_context(options.tls)),
         tcp_acceptor(context),
         local_acceptor(context),
         signals(context),
@@ -132,8 +134,9 @@ struct HttpServer::Impl : std::enable_shared_from_this<Impl> {
       socket.set_option(tcp::no_delay(true), ignored);
     }
     HttpSession::Socket generic(std::move(socket));
-    const auto session = HttpSession::start(std::move(generic), std::move(client), options, handler,
-                                            [this](HttpSession* closed) { end_session(closed); });
+    const auto session =
+        HttpSession::start(std::move(generic), std::move(client), options, handler, tls.get(),
+                           [this](HttpSession* closed) { end_session(closed); });
     sessions.emplace(session.get(), session);
   }
 
@@ -181,6 +184,7 @@ struct HttpServer::Impl : std::enable_shared_from_this<Impl> {
 
   HttpOptions options;
   HttpHandler handler;
+  std::unique_ptr<asio::ssl::context> tls;  // null: plain text
   std::function<void()> on_stop;
   asio::io_context context{1};
   tcp::acceptor tcp_acceptor;
@@ -207,8 +211,8 @@ std::string HttpServer::address() const {
   const auto address = endpoint.address();
   const std::string host = address.is_unspecified() ? "127.0.0.1" : address.to_string();
   const bool brackets = address.is_v6() && !address.is_unspecified();
-  return fmt::format("http://{}{}{}:{}", brackets ? "[" : "", host, brackets ? "]" : "",
-                     endpoint.port());
+  return fmt::format("{}://{}{}{}:{}", impl_->tls ? "https" : "http", brackets ? "[" : "", host,
+                     brackets ? "]" : "", endpoint.port());
 }
 
 int HttpServer::port() const {

@@ -18,10 +18,20 @@
 
 namespace quern::server {
 
+// TLS when there is a certificate. Names and values are uvicorn's.
+struct TlsOptions {
+  std::string certfile;  // PEM, the chain of the server
+  std::string keyfile;   // PEM; "" = in the certificate's file
+  std::string ca_certs;  // PEM, of clients
+  int cert_reqs = 0;     // clients' certificates: 0 none, 1 optional, 2 required
+  std::string ciphers;   // OpenSSL's list; "" = the library's
+};
+
 struct HttpOptions {
   std::string host = "0.0.0.0";
   int port = 8000;  // 0 = any free one
   std::string uds;  // Unix socket instead of host and port
+  TlsOptions tls;
   std::size_t max_header_bytes = 64 << 10;
   std::size_t max_body_bytes = 64 << 20;
   int max_connections = 1024;                      // more wait in the kernel's queue
@@ -67,8 +77,7 @@ class HttpExchange {
   virtual boost::asio::awaitable<void> write(std::string piece) = 0;
   virtual boost::asio::awaitable<void> end_stream() = 0;
   // Calls `on_disconnect` at most once, when the peer closes its side while the handler is still at
-  // work; not any more after the exchange has ended. A peer that has sent another request meanwhile
-  // is not watched (its end of stream lies behind those bytes): a failing write tells then.
+  // work; not any more after the exchange has ended.
   virtual void watch(std::function<void()> on_disconnect) = 0;
 };
 

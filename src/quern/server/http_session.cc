@@ -1,6 +1,7 @@
 // See http_session.h.
 #include "quern/server/http_session.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
@@ -8,10 +9,15 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
+#include <boost/asio/ssl/context.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/basic_stream.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
+#include <boost/beast/ssl/ssl_stream.hpp>
+#include <chrono>
+#include <type_traits>
 #include <utility>
 
 #include "quern/base/log.h"
@@ -25,15 +31,21 @@ namespace beast = boost::beast;
 namespace http = boost::beast::http;
 using boost::system::error_code;
 
+using PlainStream = beast::basic_stream<asio::generic::stream_protocol>;
+using TlsStream = beast::ssl_stream<PlainStream>;
+
+// How often a connection is asked whether its peer has gone, while its handler works.
+constexpr std::chrono::milliseconds kWatchInterval{50};
+
+template <typename Stream>
 class Session final : public HttpSession,
                       public HttpExchange,
-                      public std::enable_shared_from_this<Session> {
+                      public std::enable_shared_from_this<Session<Stream>> {
  public:
-  using Stream = beast::basic_stream<asio::generic::stream_protocol>;
-
-  Session(Socket socket, std::string client, const HttpOptions& options, const HttpHandler& handler,
+  Session(Stream stream, std::string client, const HttpOptions& options, const HttpHandler& handler,
           std::function<void(HttpSession*)> on_close)
-      : stream_(std::move(socket)),
+      : stream_(std::move(stream)),
+        watch_timer_(stream_.get_executor()),
         client_(std::move(client)),
         options_(options),
         handler_(handler),
@@ -43,8 +55,8 @@ class Session final : public HttpSession,
 
   void run() {
     asio::co_spawn(
-        stream_.get_executor(), [self = shared_from_this()] { return self->serve(); },
-        [self = shared_from_this()](std::exception_ptr error) {
+        stream_.get_executor(), [self = this->shared_from_this()] { return self->serve(); },
+        [self = this->shared_from_this()](std::exception_ptr error) {
           self->log_failure(error);
           self->shut();
           self->on_close_(self.get());
@@ -71,7 +83,7 @@ class Session final : public HttpSession,
     if (request_.method == "HEAD") message.body().clear();
     answered_ = true;
     http::response_serializer<http::string_body> serializer(message);
-    stream_.expires_after(options_.write_timeout);
+    lowest().expires_after(options_.write_timeout);
     co_await http::async_write(stream_, serializer, asio::use_awaitable);
   }
 
@@ -85,13 +97,13 @@ class Session final : public HttpSession,
     answered_ = true;
     streaming_ = true;
     http::response_serializer<http::empty_body> serializer(message);
-    stream_.expires_after(options_.write_timeout);
+    lowest().expires_after(options_.write_timeout);
     co_await http::async_write_header(stream_, serializer, asio::use_awaitable);
   }
 
   asio::awaitable<void> write(std::string piece) override {
     if (piece.empty()) co_return;  // an empty chunk would end the body
-    stream_.expires_after(options_.write_timeout);
+    lowest().expires_after(options_.write_timeout);
     const asio::const_buffer bytes(piece.data(), piece.size());
     if (chunked_) {
       co_await asio::async_write(stream_, http::make_chunk(bytes), asio::use_awaitable);
@@ -103,28 +115,51 @@ class Session final : public HttpSession,
   asio::awaitable<void> end_stream() override {
     streaming_ = false;
     if (!chunked_) co_return;
-    stream_.expires_after(options_.write_timeout);
+    lowest().expires_after(options_.write_timeout);
     co_await asio::async_write(stream_, http::make_chunk_last(), asio::use_awaitable);
   }
 
   void watch(std::function<void()> on_disconnect) override {
-    stream_.socket().async_wait(
+    lowest().socket().async_wait(
         Socket::wait_read,
         asio::bind_cancellation_slot(
-            watch_.slot(), [self = shared_from_this(), on_disconnect = std::move(on_disconnect),
-                            number = request_number_](error_code error) {
-              if (error || !self->handling_ || number != self->request_number_) return;
-              char byte = 0;
-              const auto got =
-                  ::recv(self->stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-              const bool gone = got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK);
-              if (gone) on_disconnect();
+            watch_.slot(), [self = this->shared_from_this(), number = request_number_,
+                            on_disconnect = std::move(on_disconnect)](error_code error) mutable {
+              if (!error) self->look_for_end(number, std::move(on_disconnect));
             }));
   }
 
  private:
+  PlainStream& lowest() { return beast::get_lowest_layer(stream_); }
+
+  // The peer has sent something or closed its side. Bytes stay unread until the answer is written,
+  // and would hide a later end from a wait for reading: it is asked for again and again.
+  void look_for_end(std::uint64_t number, std::function<void()> on_disconnect) {
+    if (!handling_ || number != request_number_ || !lowest().socket().is_open()) return;
+    pollfd state{lowest().socket().native_handle(), POLLRDHUP, 0};
+    if (::poll(&state, 1, 0) > 0) return on_disconnect();
+    watch_timer_.expires_after(kWatchInterval);
+    watch_timer_.async_wait(asio::bind_cancellation_slot(
+        watch_.slot(), [self = this->shared_from_this(), number,
+                        on_disconnect = std::move(on_disconnect)](error_code error) mutable {
+          if (!error) self->look_for_end(number, std::move(on_disconnect));
+        }));
+  }
+
+  asio::awaitable<bool> shake_hands() {
+    error_code error;
+    if constexpr (std::is_same_v<Stream, TlsStream>) {
+      lowest().expires_after(options_.header_timeout);
+      co_await stream_.async_handshake(asio::ssl::stream_base::server,
+                                       asio::redirect_error(asio::use_awaitable, error));
+    }
+    co_return !error;
+  }
+
   // Requests of this connection until the peer or an answer closes it.
   asio::awaitable<void> serve() {
+    const bool greeted = co_await shake_hands();
+    if (!greeted) co_return;
     while (keep_alive_ && !draining_) {
       const bool got = co_await read_request();
       if (!got) co_return;
@@ -141,20 +176,20 @@ class Session final : public HttpSession,
     error_code error;
 
     if (buffer_.size() == 0) {  // else a pipelined request has begun
-      stream_.expires_after(options_.idle_timeout);
+      lowest().expires_after(options_.idle_timeout);
       const std::size_t got = co_await stream_.async_read_some(
           buffer_.prepare(4096), asio::redirect_error(asio::use_awaitable, error));
       if (error) co_return false;
       buffer_.commit(got);
     }
-    stream_.expires_after(options_.header_timeout);
+    lowest().expires_after(options_.header_timeout);
     co_await http::async_read_header(stream_, buffer_, parser,
                                      asio::redirect_error(asio::use_awaitable, error));
     if (!error && parser.get()[http::field::expect] == "100-continue") {
       co_await send_continue(parser.get().version());
     }
     if (!error && !parser.is_done()) {
-      stream_.expires_after(options_.body_timeout);
+      lowest().expires_after(options_.body_timeout);
       co_await http::async_read(stream_, buffer_, parser,
                                 asio::redirect_error(asio::use_awaitable, error));
     }
@@ -245,9 +280,14 @@ class Session final : public HttpSession,
   // would make the kernel reset the connection and destroy the answer on its way.
   asio::awaitable<void> linger() {
     error_code error;
-    stream_.socket().shutdown(Socket::shutdown_send, error);
+    if constexpr (std::is_same_v<Stream, TlsStream>) {  // says itself that nothing follows
+      lowest().expires_after(std::chrono::seconds(2));
+      co_await stream_.async_shutdown(asio::redirect_error(asio::use_awaitable, error));
+      co_return;
+    }
+    lowest().socket().shutdown(Socket::shutdown_send, error);
     char scratch[4096];
-    stream_.expires_after(std::chrono::seconds(2));
+    lowest().expires_after(std::chrono::seconds(2));
     while (!error) {
       co_await stream_.async_read_some(asio::buffer(scratch),
                                        asio::redirect_error(asio::use_awaitable, error));
@@ -278,8 +318,8 @@ class Session final : public HttpSession,
 
   void shut() {
     error_code ignored;
-    stream_.socket().shutdown(Socket::shutdown_both, ignored);
-    stream_.close();
+    lowest().socket().shutdown(Socket::shutdown_both, ignored);
+    lowest().close();
   }
 
   Stream stream_;
@@ -289,6 +329,7 @@ class Session final : public HttpSession,
   std::function<void(HttpSession*)> on_close_;
   beast::flat_buffer buffer_;
   asio::cancellation_signal watch_;
+  asio::steady_timer watch_timer_;
   HttpRequest request_;
   std::uint64_t request_number_ = 0;
   unsigned version_ = 11;
@@ -304,12 +345,16 @@ class Session final : public HttpSession,
 
 std::shared_ptr<HttpSession> HttpSession::start(Socket socket, std::string client,
                                                 const HttpOptions& options,
-                                                const HttpHandler& handler,
+                                                const HttpHandler& handler, asio::ssl::context* tls,
                                                 std::function<void(HttpSession*)> on_close) {
-  auto session = std::make_shared<Session>(std::move(socket), std::move(client), options, handler,
-                                           std::move(on_close));
-  session->run();
-  return session;
+  const auto run = [&](auto stream) -> std::shared_ptr<HttpSession> {
+    auto session = std::make_shared<Session<decltype(stream)>>(
+        std::move(stream), std::move(client), options, handler, std::move(on_close));
+    session->run();
+    return session;
+  };
+  if (tls == nullptr) return run(PlainStream(std::move(socket)));
+  return run(TlsStream(PlainStream(std::move(socket)), *tls));
 }
 
 }  // namespace quern::server

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <boost/asio/generic/stream_protocol.hpp>
+#include <boost/asio/ssl/context.hpp>
 #include <functional>
 #include <memory>
 #include <string>
@@ -12,13 +13,15 @@
 
 namespace quern::server {
 
-// Lives on the server's thread. `on_close` is called once, at the end.
+// Lives on the server's thread. `tls` may be null: plain text. `on_close` is called once, at the
+// end.
 class HttpSession {
  public:
   using Socket = boost::asio::generic::stream_protocol::socket;
 
   static std::shared_ptr<HttpSession> start(Socket socket, std::string client,
                                             const HttpOptions& options, const HttpHandler& handler,
+                                            boost::asio::ssl::context* tls,
                                             std::function<void(HttpSession*)> on_close);
   virtual ~HttpSession() = default;
 

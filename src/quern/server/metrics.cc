@@ -7,6 +7,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,7 @@ const Buckets kFirstToken{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75
                           1,    2.5,  5,   7.5, 10,  20,  40,  80, 160, 640, 2560};
 const Buckets kBetweenTokens{.01, .025, .05, .075, .1,  .15, .2, .3, .4, .5,
                              .75, 1,    2.5, 5,    7.5, 10,  20, 40, 80};
+const Buckets kChoices{1, 2, 5, 10, 20};
 const Buckets kRequest{.3, .5, .8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                        30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 
@@ -41,8 +43,10 @@ double seconds(std::chrono::steady_clock::duration duration) {
 }  // namespace
 
 struct Metrics::Impl {
-  Impl(const std::string& model_name, int max_model_len)
+  Impl(const std::string& model_name, int max_model_len,
+       std::map<std::string, std::string> cache_labels)
       : labels{{"model_name", model_name}, {"engine", "0"}},
+        cache_config(std::move(cache_labels)),
         lengths(length_buckets(max_model_len)) {
     for (const char* reason : {"stop", "length", "abort", "error"}) {
       Labels with_reason = labels;
@@ -69,7 +73,38 @@ struct Metrics::Impl {
     families.push_back({name, help, type, {std::move(metric)}});
   }
 
+  // The engine counts its steps itself.
+  prometheus::MetricFamily iteration_tokens(const engine::EngineStats& stats) const {
+    prometheus::ClientMetric metric;
+    for (const auto& [key, text] : labels) metric.label.push_back({key, text});
+    std::uint64_t count = 0;
+    for (std::size_t i = 0; i < stats.steps_by_tokens.size(); ++i) {
+      count += stats.steps_by_tokens[i];
+      const bool last = i == stats.kStepTokenBounds.size();
+      metric.histogram.bucket.push_back(
+          {count, last ? std::numeric_limits<double>::infinity() : stats.kStepTokenBounds[i]});
+    }
+    metric.histogram.sample_count = count;
+    metric.histogram.sample_sum = static_cast<double>(stats.step_tokens);
+    return {"vllm:iteration_tokens_total",
+            "Histogram of number of tokens per engine step.",
+            prometheus::MetricType::Histogram,
+            {std::move(metric)}};
+  }
+
+  prometheus::MetricFamily cache_config_info() const {
+    prometheus::ClientMetric metric;
+    metric.label.push_back({"engine", "0"});
+    for (const auto& [key, text] : cache_config) metric.label.push_back({key, text});
+    metric.gauge.value = 1;
+    return {"vllm:cache_config_info",
+            "Information of the LLMEngine CacheConfig",
+            prometheus::MetricType::Gauge,
+            {std::move(metric)}};
+  }
+
   Labels labels;
+  Labels cache_config;
   Buckets lengths;
   mutable prometheus::Registry registry;
   std::vector<prometheus::Counter*> success;  // in the order of engine::FinishReason
@@ -84,6 +119,22 @@ struct Metrics::Impl {
                 "Histogram of end to end request latency in seconds.", kRequest);
   prometheus::Histogram& decode_time = histogram(
       "vllm:request_decode_time_seconds", "Histogram of time spent in the decode phase.", kRequest);
+  prometheus::Histogram& queue_time = histogram(
+      "vllm:request_queue_time_seconds", "Histogram of time spent in the waiting queue.", kRequest);
+  prometheus::Histogram& prefill_time =
+      histogram("vllm:request_prefill_time_seconds",
+                "Histogram of time spent in the prefill phase.", kRequest);
+  prometheus::Histogram& inference_time =
+      histogram("vllm:request_inference_time_seconds",
+                "Histogram of time spent in prefill and decode together.", kRequest);
+  prometheus::Histogram& time_per_token =
+      histogram("vllm:request_time_per_output_token_seconds",
+                "Histogram of the mean time per output token of a request.", kBetweenTokens);
+  prometheus::Histogram& max_generation_tokens =
+      histogram("vllm:request_max_num_generation_tokens",
+                "Histogram of the most tokens that a choice of the request has.", lengths);
+  prometheus::Histogram& choices =
+      histogram("vllm:request_params_n", "Histogram of the n request parameter.", kChoices);
   prometheus::Histogram& prompt_tokens =
       histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.", lengths);
   prometheus::Histogram& generation_tokens = histogram(
@@ -92,12 +143,13 @@ struct Metrics::Impl {
       "vllm:request_params_max_tokens", "Histogram of the max_tokens request parameter.", lengths);
 };
 
-Metrics::Metrics(const std::string& model_name, int max_model_len)
-    : impl_(std::make_unique<Impl>(model_name, max_model_len)) {}
+Metrics::Metrics(const std::string& model_name, int max_model_len,
+                 std::map<std::string, std::string> cache_config)
+    : impl_(std::make_unique<Impl>(model_name, max_model_len, std::move(cache_config))) {}
 Metrics::~Metrics() = default;
 
-Metrics::Generation::Generation(Metrics& metrics, int prompt_tokens, int max_tokens)
-    : metrics_(metrics), prompt_tokens_(prompt_tokens), max_tokens_(max_tokens) {}
+Metrics::Generation::Generation(Metrics& metrics, int prompt_tokens, int max_tokens, int n)
+    : metrics_(metrics), prompt_tokens_(prompt_tokens), max_tokens_(max_tokens), n_(n) {}
 
 void Metrics::Generation::output(const engine::Output& output) {
   Impl& impl = *metrics_.impl_;
@@ -115,7 +167,16 @@ void Metrics::Generation::output(const engine::Output& output) {
   if (!output.finish_reason) return;
   impl.success[static_cast<std::size_t>(*output.finish_reason)]->Increment();
   impl.end_to_end.Observe(seconds(now - arrival_));
-  if (tokens_ > 0) impl.decode_time.Observe(seconds(last_ - first_));
+  if (tokens_ > 0) {
+    const double first = seconds(first_ - arrival_) - output.queue_seconds;
+    impl.queue_time.Observe(output.queue_seconds);
+    impl.prefill_time.Observe(first);
+    impl.decode_time.Observe(seconds(last_ - first_));
+    impl.inference_time.Observe(first + seconds(last_ - first_));
+  }
+  if (tokens_ > 1) impl.time_per_token.Observe(seconds(last_ - first_) / (tokens_ - 1));
+  impl.max_generation_tokens.Observe(tokens_);
+  impl.choices.Observe(n_);
   impl.prompt_tokens.Observe(prompt_tokens_);
   impl.generation_tokens.Observe(tokens_);
   impl.max_tokens.Observe(max_tokens_);
@@ -157,6 +218,8 @@ std::string Metrics::text(const engine::EngineStats& stats) const {
       number(stats.shared_steps));
   add(kGauge, "quern:max_requests_in_step", "Most requests that one step has carried.",
       number(stats.max_requests_in_step));
+  families.push_back(impl_->iteration_tokens(stats));
+  if (!impl_->cache_config.empty()) families.push_back(impl_->cache_config_info());
   for (prometheus::MetricFamily& family : impl_->registry.Collect()) {
     families.push_back(std::move(family));
   }

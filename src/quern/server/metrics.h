@@ -4,6 +4,7 @@
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -14,13 +15,15 @@ namespace quern::server {
 // Thread-safe.
 class Metrics {
  public:
-  explicit Metrics(const std::string& model_name, int max_model_len);
+  // `cache_config`: labels of vllm:cache_config_info.
+  Metrics(const std::string& model_name, int max_model_len,
+          std::map<std::string, std::string> cache_config = {});
   ~Metrics();
 
   // One generation, from its arrival on. Used by one thread at a time (the engine's).
   class Generation {
    public:
-    Generation(Metrics& metrics, int prompt_tokens, int max_tokens);
+    Generation(Metrics& metrics, int prompt_tokens, int max_tokens, int n = 1);
     void output(const engine::Output& output);
 
    private:
@@ -28,6 +31,7 @@ class Metrics {
     Metrics& metrics_;
     int prompt_tokens_;
     int max_tokens_;
+    int n_;
     int tokens_ = 0;
     Clock::time_point arrival_ = Clock::now();
     Clock::time_point last_{};

@@ -10,7 +10,7 @@ ApiContext::ApiContext(ChatService& chat_service, ApiOptions api_options)
     : service(chat_service),
       options(std::move(api_options)),
       metrics(std::make_shared<Metrics>(service.options().model_names.front(),
-                                        service.options().max_model_len)),
+                                        service.options().max_model_len, options.cache_config)),
       responses(options.store_responses ? 1000 : 0, 64 << 20),
       created(unix_time()),
       pool(static_cast<std::size_t>(std::max(1, options.preparing_threads))),

@@ -16,7 +16,7 @@ RunningGenerations::RunningGenerations(ApiContext& api, HttpExchange& exchange,
   for (const GenerationPlan& plan : plans) {
     for (int i = 0; i < plan.n; ++i) {
       timers.emplace_back(*api.metrics, static_cast<int>(plan.prompt.size()),
-                          plan.sampling.max_tokens);
+                          plan.sampling.max_tokens, plan.n);
     }
   }
   const int choices = static_cast<int>(timers.size());

@@ -1,6 +1,7 @@
 // See server.h.
 #include "quern/server/server.h"
 
+#include <string>
 #include <utility>
 
 namespace quern::server {
@@ -13,6 +14,12 @@ Server::Server(ServerOptions options) {
   options.api.root = options.model.engine.model_dir.string();
   chat_ = std::make_unique<ChatEngine>(std::move(options.model));
   options.api.fingerprint = chat_->fingerprint();
+  const engine::Engine& engine = chat_->engine();
+  options.api.cache_config = {
+      {"block_size", std::to_string(kernels::kBlockTokens)},
+      {"num_gpu_blocks", std::to_string(engine.num_kv_blocks())},
+      {"enable_prefix_caching", engine.options().enable_prefix_caching ? "True" : "False"},
+      {"cache_dtype", "auto"}};
   api_ = std::make_unique<Api>(chat_->service(), std::move(options.api));
 }
 
