@@ -25,7 +25,6 @@ constexpr AcceptedOption kAccepted[] = {
     {"--max-log-len", true, "prompts are not logged"},
     {"--log-error-stack", false, "errors carry their context instead"},
     {"--log-config-file", true, "the log goes to stderr"},
-    {"--disable-fastapi-docs", false, "there are no such pages"},
     {"--api-server-count", true, "one thread serves all connections"},
     {"--h11-max-header-count", true, "the bytes of a header are limited instead"},
     {"--enable-server-load-tracking", false, "/load always counts"},
@@ -89,6 +88,7 @@ class ServeCommand {
     flag("--disable-uvicorn-access-log", no_access_log_, "No line a request");
     option("--disable-access-log-for-endpoints", quiet_paths_,
            "Paths without a line, for example /health,/metrics");
+    flag("--disable-fastapi-docs", no_docs_, "No /openapi.json");
     option("--root-path", root_path_, "Prefix of every path, behind a proxy");
     option("--ssl-certfile", http_.tls.certfile,
            "TLS: PEM file with the server's certificate chain");
@@ -124,6 +124,7 @@ class ServeCommand {
 
     options.api.store_responses = environment("VLLM_ENABLE_RESPONSES_API_STORE") == "1";
     options.api.root_path = root_path();
+    options.api.disable_docs = no_docs_;
     options.front = front_;
     options.front.cors.origins = string_list(origins_, "--allowed-origins");
     options.front.cors.methods = string_list(methods_, "--allowed-methods");
@@ -156,6 +157,7 @@ class ServeCommand {
   std::string log_level_ = "info";
   std::string quiet_paths_, root_path_;
   bool no_access_log_ = false;
+  bool no_docs_ = false;
   server::HttpOptions http_;
   std::vector<std::string> api_keys_;
   int max_body_mb_ = 64;

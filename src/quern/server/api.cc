@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "quern/server/media_loader.h"
+#include "quern/server/openapi.h"
 #include "quern/server/routes.h"
 
 namespace quern::server {
@@ -45,15 +46,19 @@ std::vector<Route> all_routes() {
 }  // namespace
 
 struct Api::Impl {
-  Impl(ChatService& service, ApiOptions options) : context(service, std::move(options)) {}
+  Impl(ChatService& service, ApiOptions options)
+      : context(service, std::move(options)),
+        description(dump(openapi_json(routes, context.options.version))) {}
 
   asio::awaitable<void> handle(HttpExchange& exchange) {
     const HttpRequest& request = exchange.request();
     const std::string_view path = without_root(request.path);
     const auto route = std::find_if(routes.begin(), routes.end(),
                                     [&](const Route& r) { return matches(r.path, path); });
-    HttpResponse refusal;
-    if (!authorized(request, path)) {
+    HttpResponse refusal;  // or the description
+    if (path == "/openapi.json" && request.method == "GET" && !context.options.disable_docs) {
+      refusal.body = description;
+    } else if (!authorized(request, path)) {
       refusal = json_response(401, {{"error", "Unauthorized"}});
     } else if (route == routes.end()) {
       refusal = json_response(404, {{"detail", "Not Found"}});
@@ -95,6 +100,7 @@ struct Api::Impl {
 
   ApiContext context;
   const std::vector<Route> routes = all_routes();
+  const std::string description;  // /openapi.json
 };
 
 Api::Api(ChatService& service, ApiOptions options)

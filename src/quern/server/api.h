@@ -25,6 +25,7 @@ struct ApiOptions {
   ChatWriterOptions writer;
   bool force_include_usage = false;
   std::map<std::string, std::string> cache_config;  // labels of vllm:cache_config_info
+  bool disable_docs = false;     // no /openapi.json
   bool store_responses = false;  // /v1/responses keeps answers for later requests
   int preparing_threads = 2;
   int image_threads = 2;  // that decode pictures

@@ -144,6 +144,16 @@ void check_rules(const ChatRequest& request, const Json& body) {
 
 }  // namespace
 
+Json chat_fields_schema() {
+  const ChatRequest defaults;
+  Json properties = Json::object();
+  for (const Field& field : kFields) {
+    properties[std::string(field.name)] =
+        std::visit([&](auto member) { return schema_of(defaults.*member); }, field.member);
+  }
+  return properties;
+}
+
 ChatRequest parse_chat_request(std::string_view text) {
   return read_chat_request(parse_body(text));
 }

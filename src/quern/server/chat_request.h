@@ -36,5 +36,7 @@ struct ChatRequest : SamplingRequest {
 // shown), else the first rule between fields that is broken.
 ChatRequest parse_chat_request(std::string_view body);
 ChatRequest read_chat_request(const Json& body);
+// JSON Schemas of the plain fields that only chat has, by name.
+Json chat_fields_schema();
 
 }  // namespace quern::server

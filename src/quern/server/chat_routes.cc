@@ -8,6 +8,7 @@
 #include "quern/server/chat_preparation.h"
 #include "quern/server/chat_request.h"
 #include "quern/server/front.h"
+#include "quern/server/openapi.h"
 
 namespace quern::server {
 namespace {
@@ -64,6 +65,6 @@ asio::awaitable<void> chat(ApiContext& api, HttpExchange& exchange) {
 
 }  // namespace
 
-std::vector<Route> chat_routes() { return {{"/v1/chat/completions", {"POST"}, chat}}; }
+std::vector<Route> chat_routes() { return {{"/v1/chat/completions", {"POST"}, chat, chat_schema}}; }
 
 }  // namespace quern::server

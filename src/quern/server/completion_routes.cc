@@ -8,6 +8,7 @@
 #include "quern/server/completion_request.h"
 #include "quern/server/completion_response.h"
 #include "quern/server/front.h"
+#include "quern/server/openapi.h"
 #include "quern/server/running_generations.h"
 
 namespace quern::server {
@@ -74,6 +75,8 @@ asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
 
 }  // namespace
 
-std::vector<Route> completion_routes() { return {{"/v1/completions", {"POST"}, completions}}; }
+std::vector<Route> completion_routes() {
+  return {{"/v1/completions", {"POST"}, completions, completion_schema}};
+}
 
 }  // namespace quern::server

@@ -123,7 +123,19 @@ std::optional<Mismatch> to_string(const Json& json, std::string& value) {
   return std::nullopt;
 }
 
+Json type_or_null(const char* name) { return {{"type", Json::array({name, "null"})}}; }
+
 }  // namespace
+
+Json schema_of(const bool&) { return type_or_null("boolean"); }
+Json schema_of(const std::int64_t&) { return type_or_null("integer"); }
+Json schema_of(const double&) { return type_or_null("number"); }
+Json schema_of(const std::string&) { return type_or_null("string"); }
+Json schema_of(const std::optional<std::int64_t>&) { return type_or_null("integer"); }
+Json schema_of(const std::optional<double>&) { return type_or_null("number"); }
+Json schema_of(const std::vector<std::int64_t>&) {
+  return {{"type", Json::array({"array", "null"})}, {"items", {{"type", "integer"}}}};
+}
 
 const Json* FieldReader::find(std::string_view name) const {
   const auto field = object_.find(std::string(name));

@@ -13,6 +13,15 @@
 
 namespace quern::server {
 
+// The JSON Schema of what read() takes for a member of the type, null included.
+Json schema_of(const bool&);
+Json schema_of(const std::int64_t&);
+Json schema_of(const double&);
+Json schema_of(const std::string&);
+Json schema_of(const std::optional<std::int64_t>&);
+Json schema_of(const std::optional<double>&);
+Json schema_of(const std::vector<std::int64_t>&);
+
 enum class JsonKind { kObject, kList, kAny };
 
 class FieldReader {

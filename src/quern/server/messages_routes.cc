@@ -7,6 +7,7 @@
 #include "quern/server/chat_preparation.h"
 #include "quern/server/messages_request.h"
 #include "quern/server/messages_response.h"
+#include "quern/server/openapi.h"
 #include "quern/server/sampling_plan.h"
 
 namespace quern::server {
@@ -58,8 +59,8 @@ asio::awaitable<void> with_errors(ApiContext& api, HttpExchange& exchange) {
 }  // namespace
 
 std::vector<Route> messages_routes() {
-  return {{"/v1/messages", {"POST"}, with_errors<answer>},
-          {"/v1/messages/count_tokens", {"POST"}, with_errors<count>}};
+  return {{"/v1/messages", {"POST"}, with_errors<answer>, messages_schema},
+          {"/v1/messages/count_tokens", {"POST"}, with_errors<count>, count_tokens_schema}};
 }
 
 }  // namespace quern::server

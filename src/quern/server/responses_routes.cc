@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "quern/server/chat_preparation.h"
+#include "quern/server/openapi.h"
 #include "quern/server/responses_request.h"
 #include "quern/server/responses_response.h"
 #include "quern/server/sampling_plan.h"
@@ -84,7 +85,7 @@ asio::awaitable<void> cancel(ApiContext& api, HttpExchange& exchange) {
 }  // namespace
 
 std::vector<Route> responses_routes() {
-  return {{"/v1/responses", {"POST"}, create},
+  return {{"/v1/responses", {"POST"}, create, responses_schema},
           {"/v1/responses/{id}", {"GET"}, retrieve},
           {"/v1/responses/{id}/cancel", {"POST"}, cancel}};
 }

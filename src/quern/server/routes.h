@@ -64,6 +64,7 @@ struct Route {
   std::string_view path;  // "{id}" stands for one segment
   std::vector<std::string_view> methods;
   RouteHandler handler;
+  Json (*schema)() = nullptr;  // of the body of a POST, for /openapi.json
 };
 
 // One function a family, each in a file of its own name.

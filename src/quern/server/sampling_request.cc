@@ -148,6 +148,24 @@ Json parse_body(std::string_view body) {
   return json;
 }
 
+Json sampling_schema() {
+  const SamplingRequest defaults;
+  Json properties = Json::object();
+  for (const Field& field : kFields) {
+    properties[std::string(field.name)] =
+        std::visit([&](auto member) { return schema_of(defaults.*member); }, field.member);
+  }
+  const Json strings = {{"type", "array"}, {"items", {{"type", "string"}}}};
+  const Json text_or_strings = {{"anyOf", {{{"type", "string"}}, strings, {{"type", "null"}}}}};
+  properties["stop"] = text_or_strings;
+  properties["bad_words"] = text_or_strings;
+  properties["logit_bias"] = {{"type", Json::array({"object", "null"})},
+                              {"additionalProperties", {{"type", "number"}}}};
+  properties["allowed_token_ids"] = schema_of(std::vector<std::int64_t>());
+  properties["stream_options"] = {{"type", Json::array({"object", "null"})}};
+  return properties;
+}
+
 void read_sampling_request(FieldReader& reader, SamplingRequest& request) {
   for (const Field& field : kFields) {
     std::visit([&](auto member) { reader.read(field.name, request.*member); }, field.member);

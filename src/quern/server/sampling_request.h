@@ -59,6 +59,9 @@ Json parse_body(std::string_view body);
 // Reads the fields above; what does not fit becomes an entry of `reader`.
 void read_sampling_request(FieldReader& reader, SamplingRequest& request);
 
+// Their JSON Schemas by name.
+Json sampling_schema();
+
 // The rules between those fields. `body` is what the reader read. Throws ApiError.
 void check_sampling_request(const SamplingRequest& request, const Json& body);
 

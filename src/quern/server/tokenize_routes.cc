@@ -7,6 +7,7 @@
 #include "quern/base/error.h"
 #include "quern/server/chat_preparation.h"
 #include "quern/server/field_reader.h"
+#include "quern/server/openapi.h"
 #include "quern/server/routes.h"
 #include "quern/server/sampling_request.h"
 
@@ -106,7 +107,8 @@ asio::awaitable<void> detokenize(ApiContext& api, HttpExchange& exchange) {
 }  // namespace
 
 std::vector<Route> tokenize_routes() {
-  return {{"/tokenize", {"POST"}, tokenize}, {"/detokenize", {"POST"}, detokenize}};
+  return {{"/tokenize", {"POST"}, tokenize, tokenize_schema},
+          {"/detokenize", {"POST"}, detokenize, detokenize_schema}};
 }
 
 }  // namespace quern::server
