@@ -45,11 +45,11 @@ class Session final : public HttpSession,
   Session(Stream stream, std::string client, const HttpOptions& options, const HttpHandler& handler,
           std::function<void(HttpSession*)> on_close)
       : stream_(std::move(stream)),
-        watch_timer_(stream_.get_executor()),
         client_(std::move(client)),
         options_(options),
         handler_(handler),
-        on_close_(std::move(on_close)) {}
+        on_close_(std::move(on_close)),
+        watch_timer_(stream_.get_executor()) {}
 
   // --- the server's side ---
 
