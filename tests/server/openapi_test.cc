@@ -31,7 +31,9 @@ TEST_F(OpenApi, DescribesWhatAnswers) {
       EXPECT_EQ(answer.second.find(R"({"detail":"Not Found"})"), std::string::npos) << place;
       EXPECT_TRUE(operation["responses"].contains(answer.first.substr(9))) << answer.first;
       // What the schema requires is what an empty body lacks.
-      if (operation.contains("requestBody")) EXPECT_EQ(answer.first, "HTTP/1.1 400") << place;
+      if (operation.contains("requestBody")) {
+        EXPECT_EQ(answer.first, "HTTP/1.1 400") << place;
+      }
     }
   }
   EXPECT_GE(described, 17);

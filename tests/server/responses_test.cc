@@ -140,8 +140,11 @@ TEST_F(ResponsesApi, EventsBuildTheSameResponse) {
     last = parse_json(text.substr(at + 6, text.find('\n', at) - at - 6), "event");
     EXPECT_EQ(last["sequence_number"], sequence++);
     const std::string type = last["type"];
-    if (type == "response.output_item.added") EXPECT_EQ(last["output_index"], added++);
-    if (type == "response.output_item.done") EXPECT_EQ(last["output_index"], done++);
+    if (type == "response.output_item.added") {
+      EXPECT_EQ(last["output_index"], added++);
+    } else if (type == "response.output_item.done") {
+      EXPECT_EQ(last["output_index"], done++);
+    }
     if (type.ends_with(".delta")) {
       deltas[last["output_index"].get<std::size_t>()] += last["delta"].get<std::string>();
     }
