@@ -115,7 +115,7 @@ class TlsTest : public testing::Test {
     co_await exchange.end_stream();
   }
 
-  const test::TempDirectory directory_;
+  const quern::test::TempDirectory directory_;
   const std::string certificate_ = directory_ / "server.pem";
   const std::string key_ = directory_ / "server.key";
   const std::string client_certificate_ = directory_ / "client.pem";
