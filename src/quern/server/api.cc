@@ -37,7 +37,7 @@ bool matches(std::string_view pattern, std::string_view path) {
 std::vector<Route> all_routes() {
   std::vector<Route> routes;
   for (const auto& family : {system_routes(), chat_routes(), completion_routes(), tokenize_routes(),
-                             messages_routes()}) {
+                             responses_routes(), messages_routes()}) {
     std::copy(family.begin(), family.end(), std::back_inserter(routes));
   }
   return routes;

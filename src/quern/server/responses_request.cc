@@ -209,7 +209,7 @@ ResponsesRequest parse_responses_request(std::string_view text,
   }
   if (!instructions.empty()) {
     Json& messages = chat["messages"];
-    messages.insert(messages.begin(), {{"role", "system"}, {"content", instructions}});
+    messages.insert(messages.begin(), Json({{"role", "system"}, {"content", instructions}}));
   }
   if (input.is_string()) {
     chat["messages"].push_back({{"role", "user"}, {"content", input}});
