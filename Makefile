@@ -4,13 +4,14 @@
 PACKAGES := g++ cmake ninja-build pkg-config curl libcli11-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev \
             libboost1.81-dev libssl-dev libpcre2-dev prometheus-cpp-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
             libbenchmark-dev libjpeg-dev libpng-dev libwebp-dev libgif-dev
+PYTHON_PACKAGES := pybind11-dev python3-dev
 LINT_PACKAGES := clang-format clang-tidy
 JOBS ?= $(shell nproc)
 # A compiler cache when there is one.
 CCACHE := $(shell command -v ccache)
 CMAKE_FLAGS := $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
-.PHONY: all demo test test-asan test-tsan bench lint format packages clean
+.PHONY: all demo test test-asan test-tsan python bench lint format packages clean
 
 all: build/release/bin/quern
 
@@ -34,6 +35,13 @@ test: build/release/build.ninja
 test-asan test-tsan: test-%: build/%/build.ninja
 	cmake --build --preset $* -j $(JOBS)
 	ctest --preset $* -j $(JOBS) -LE slow
+
+# The Python package, with Debian's pybind11, and its test.
+python: build/release/build.ninja
+	@tools/install_packages.sh $(PYTHON_PACKAGES)
+	cmake --preset release $(CMAKE_FLAGS) -DQUERN_BUILD_PYTHON=ON -DPYTHON_EXECUTABLE=/usr/bin/python3 -B build/python
+	cmake --build build/python -j $(JOBS) --target _quern quern
+	ctest --test-dir build/python --output-on-failure -R '^Python'
 
 bench: build/release/build.ninja
 	cmake --build --preset release -j $(JOBS)

@@ -152,6 +152,7 @@ Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
   Json job;
   job["format"] = kRecordFormat;
   job["quant_scheme"] = options.quant_scheme;
+  job["layer_config"] = options.layer_config;
   job["exclude_layers"] =
       options.exclude_layers ? Json(*options.exclude_layers) : Json("of the template");
   job["template"] = options.template_name;

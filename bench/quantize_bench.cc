@@ -1,0 +1,207 @@
+// How fast is BF16 to MXFP4: in memory, from the page cache, from the disk, beside a copy of the
+// same bytes. Must never compare runs with different bytes or without the same fsync at the end.
+// Read by tools/quantize_speed.py, which adds AMD Quark on the same file.
+//
+//   quantize_bench [SOURCE_DIR [WORK_DIR]]   without SOURCE_DIR a weight of 512 MiB is made
+//
+// Bounds: memory to memory, the arithmetic of one core; file to file, the copy, which reads what
+// the quantizer reads and writes as many bytes as it writes.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "quern/base/error.h"
+#include "quern/base/file.h"
+#include "quern/numerics/mxfp4.h"
+#include "quern/numerics/weight_statistics.h"
+#include "quern/quantize/pipeline.h"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace quern;
+
+constexpr std::size_t kPiece = 4u << 20;
+constexpr int kRepeats = 3;
+
+double seconds_of(const std::function<void()>& fn) {
+  const auto start = std::chrono::steady_clock::now();
+  fn();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The best of some: other work on the machine only ever adds time.
+double best_of(const std::function<void()>& before, const std::function<void()>& fn) {
+  double best = 1e30;
+  for (int i = 0; i < kRepeats; ++i) {
+    before();
+    best = std::min(best, seconds_of(fn));
+  }
+  return best;
+}
+
+void random_weights(std::vector<BF16>& weights, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 0.02f);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = i < 1u << 20 ? float_to_bf16(normal(random)) : weights[i - (1u << 20)];
+  }
+}
+
+// Each thread has its own 64 MiB, in pieces as the pipeline has them.
+double memory_gb_per_s(int threads, bool report) {
+  constexpr std::size_t kWeights = 32u << 20;
+  std::vector<std::vector<BF16>> weights(static_cast<std::size_t>(threads));
+  for (auto& w : weights) {
+    w.resize(kWeights);
+    random_weights(w, 1);
+  }
+  const double seconds = best_of([] {},
+                                 [&] {
+                                   std::vector<std::jthread> team;
+                                   for (const auto& w : weights) {
+                                     team.emplace_back([&] {
+                                       std::vector<std::uint8_t> packed(kPiece / 4),
+                                           scales(kPiece / 64);
+                                       WeightStatistics statistics;
+                                       for (std::size_t i = 0; i < kWeights; i += kPiece / 2) {
+                                         const auto piece = std::span(w).subspan(i, kPiece / 2);
+                                         QUERN_CHECK(mxfp4_encode_row(piece, packed, scales));
+                                         if (report)
+                                           mxfp4_measure(piece, packed, scales, statistics);
+                                       }
+                                     });
+                                   }
+                                 });
+  return 2e-9 * static_cast<double>(kWeights) * threads / seconds;
+}
+
+void make_source(const fs::path& directory) {
+  fs::create_directories(directory);
+  std::vector<BF16> row(1u << 21);
+  random_weights(row, 2);
+  SafetensorsWriter writer(
+      directory / "model.safetensors",
+      plan_safetensors({{"model.layers.0.mlp.w.weight", DType::kBF16, {1 << 16, 1 << 12}}}));
+  for (int i = 0; i < 128; ++i) writer.write(std::as_bytes(std::span(row)));
+  writer.commit();
+  write_file(directory / "config.json", R"({"model_type": "bench"})");
+}
+
+struct Descriptor {
+  explicit Descriptor(int opened) : fd(opened) {
+    if (fd < 0) throw_errno("cannot open");
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() { ::close(fd); }
+  int fd;
+};
+
+void for_each_piece(const fs::path& path, const std::function<void(std::span<std::byte>)>& fn) {
+  const Descriptor in(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::vector<std::byte> buffer(kPiece);
+  for (ssize_t got = 0; (got = ::read(in.fd, buffer.data(), buffer.size())) > 0;) {
+    fn(std::span(buffer).first(static_cast<std::size_t>(got)));
+  }
+}
+
+void to_page_cache(const fs::path& path) {
+  for_each_piece(path, [](std::span<std::byte>) {});
+}
+
+void from_page_cache(const fs::path& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  QUERN_CHECK(::fdatasync(file.fd) == 0);
+  QUERN_CHECK(::posix_fadvise(file.fd, 0, 0, POSIX_FADV_DONTNEED) == 0);
+}
+
+// dd with 4 MiB blocks: of each block read, so much is written that `output_bytes` are at the end.
+void copy_bytes(const QuantizePlan& plan, const fs::path& to) {
+  for (const PlannedShard& shard : plan.shards) {
+    const Descriptor out(
+        ::open((to / shard.output_name).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    const double share = static_cast<double>(shard.layout.file_bytes) /
+                         static_cast<double>(fs::file_size(shard.source));
+    for_each_piece(shard.source, [&](std::span<std::byte> piece) {
+      const auto size = static_cast<std::size_t>(static_cast<double>(piece.size()) * share);
+      if (::write(out.fd, piece.data(), size) != static_cast<ssize_t>(size)) throw_errno("write");
+    });
+    if (::fsync(out.fd) != 0) throw_errno("fsync");
+  }
+}
+
+void file_rows(const fs::path& source, const fs::path& work) {
+  QuantizeOptions options;
+  options.model_dir = source;
+  options.output_dir = work / "out";
+  options.exclude_layers = std::vector<std::string>{};
+  const QuantizePlan plan = make_plan(options);
+  const double gigabytes = 1e-9 * static_cast<double>(plan.source_bytes);
+  const auto for_shards = [&](void (*fn)(const fs::path&)) {
+    for (const PlannedShard& shard : plan.shards) fn(shard.source);
+  };
+  const auto quantize = [&] {
+    prepare_output_directory(options);
+    run_plan(plan, options);
+  };
+  for (const bool cold : {false, true}) {
+    const auto before = [&] {
+      fs::remove_all(work / "out");
+      fs::remove_all(work / "copy");
+      fs::create_directories(work / "copy");
+      ::sync();
+      for_shards(cold ? from_page_cache : to_page_cache);
+    };
+    const char* from = cold ? "disk" : "page cache";
+    const double copy = gigabytes / best_of(before, [&] { copy_bytes(plan, work / "copy"); });
+    fmt::print("{:<12} {:<22} {:>7.2f} GB/s of source\n", from, "copy, 1 thread", copy);
+    for (const int threads : {1, 2}) {
+      for (const bool report : {false, true}) {
+        options.threads = threads;
+        options.report = report;
+        const double rate = gigabytes / best_of(before, quantize);
+        fmt::print("{:<12} {:<22} {:>7.2f} GB/s of source, {:.2f} of the copy\n", from,
+                   fmt::format("{} thread{}{}", threads, threads > 1 ? "s" : "",
+                               report ? " with report" : ""),
+                   rate, rate / copy);
+      }
+    }
+  }
+  fs::remove_all(work / "out");
+  fs::remove_all(work / "copy");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const fs::path work =
+        argc > 2 ? fs::path(argv[2])
+                 : fs::temp_directory_path() / fmt::format("quantize_bench.{}", ::getpid());
+    const fs::path source = argc > 1 ? fs::path(argv[1]) : work / "in";
+    fs::create_directories(work);
+    for (const int threads : {1, 2}) {
+      for (const bool report : {false, true}) {
+        fmt::print("{:<12} {:<22} {:>7.2f} GB/s of source\n", "memory",
+                   fmt::format("{} thread{}{}", threads, threads > 1 ? "s" : "",
+                               report ? " with report" : ""),
+                   memory_gb_per_s(threads, report));
+      }
+    }
+    if (argc <= 1) make_source(source);
+    file_rows(source, work);
+    if (argc <= 2) fs::remove_all(work);
+    return 0;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "quantize_bench: {}\n", error.what());
+    return 1;
+  }
+}

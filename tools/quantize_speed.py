@@ -1,0 +1,75 @@
+"""Quern's quantizer, a copy of the same bytes and AMD Quark on the same file in the same run.
+
+    python tools/quantize_speed.py WORK_DIR [--mib 1024] [--quark_mib 64] [--bench build/release/bench/quantize_bench]
+
+Runs bench/quantize_bench on a made checkpoint of --mib, then, when `import quark` works for the Python that runs
+this, Quark on one of --quark_mib, in one process on the same cores (Quark's own time, without its start).
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import time
+
+
+def write_checkpoint(directory, mib):
+    import numpy
+
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = mib * (1 << 20) // (2 * 4096)
+    names = [f"model.layers.{i}.mlp.w.weight" for i in range(4)]
+    header, begin = {}, 0
+    for name in names:
+        end = begin + rows // 4 * 4096 * 2
+        header[name] = {"dtype": "BF16", "shape": [rows // 4, 4096], "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    random = numpy.random.default_rng(1)
+    piece = (random.standard_normal(1 << 21).astype(numpy.float32) * 0.02).view(numpy.uint32) >> 16
+    piece = piece.astype(numpy.uint16).tobytes()
+    with open(directory / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for offset in range(0, begin, len(piece)):
+            file.write(piece[: begin - offset])
+    (directory / "config.json").write_text('{"model_type": "llama", "torch_dtype": "bfloat16"}')
+
+
+def quark_rate(source, output):
+    from quark.torch import ModelQuantizer
+    from quark.torch.quantization.config.template import LLMTemplate
+
+    config = LLMTemplate.get("llama").get_config(scheme="mxfp4", exclude_layers=[])
+    quantizer = ModelQuantizer(config)
+    begin = time.monotonic()
+    quantizer.direct_quantize_checkpoint(pretrained_model_path=str(source), save_path=str(output), device="cpu")
+    return (source / "model.safetensors").stat().st_size / (time.monotonic() - begin) / 1e9
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("work_dir", type=pathlib.Path)
+    parser.add_argument("--mib", type=int, default=1024)
+    parser.add_argument("--quark_mib", type=int, default=64)
+    parser.add_argument("--bench", default="build/release/bench/quantize_bench")
+    args = parser.parse_args()
+    source, small = args.work_dir / "source", args.work_dir / "quark_source"
+    write_checkpoint(source, args.mib)
+    subprocess.run([args.bench, source, args.work_dir], check=True, stderr=subprocess.DEVNULL)
+    try:
+        import quark  # noqa: F401
+    except ImportError:
+        print("quark        not installed for", sys.executable)
+    else:
+        write_checkpoint(small, args.quark_mib)
+        print(f"quark        file to file           {quark_rate(small, args.work_dir / 'quark'):7.3f} GB/s of source")
+    for name in ("source", "quark_source", "quark"):
+        shutil.rmtree(args.work_dir / name, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
