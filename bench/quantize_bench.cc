@@ -8,6 +8,7 @@
 // the quantizer reads and writes as many bytes as it writes.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,20 +32,46 @@ using namespace quern;
 constexpr std::size_t kPiece = 4u << 20;
 constexpr int kRepeats = 3;
 
-double seconds_of(const std::function<void()>& fn) {
-  const auto start = std::chrono::steady_clock::now();
-  fn();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+// Wall time and time on the processors, which other work on the machine does not lengthen as much.
+struct Time {
+  double wall = 1e30;
+  double cpu = 1e30;
+};
+
+double cpu_seconds() {
+  rusage usage{};
+  QUERN_CHECK(::getrusage(RUSAGE_SELF, &usage) == 0);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// The best of some: other work on the machine only ever adds time.
-double best_of(const std::function<void()>& before, const std::function<void()>& fn) {
-  double best = 1e30;
+// The best of some: other work only ever adds time.
+Time best_of(const std::function<void()>& before, const std::function<void()>& fn) {
+  Time best;
   for (int i = 0; i < kRepeats; ++i) {
     before();
-    best = std::min(best, seconds_of(fn));
+    const double cpu = cpu_seconds();
+    const auto start = std::chrono::steady_clock::now();
+    fn();
+    const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+    best.wall = std::min(best.wall, wall.count());
+    best.cpu = std::min(best.cpu, cpu_seconds() - cpu);
   }
   return best;
+}
+
+void print_row(const char* from, const std::string& what, double gigabytes, Time time, Time copy) {
+  fmt::print("{:<12} {:<24} {:>7.2f} GB/s of source, {:>6.2f} per CPU second", from, what,
+             gigabytes / time.wall, gigabytes / time.cpu);
+  const bool compared = copy.wall < 1e30;
+  fmt::print("{}\n", compared ? fmt::format(", {:.2f} of the copy", copy.wall / time.wall) : "");
+}
+
+std::string run_name(int threads, bool report) {
+  return fmt::format("{} thread{}{}", threads, threads > 1 ? "s" : "",
+                     report ? " with report" : "");
 }
 
 void random_weights(std::vector<BF16>& weights, std::uint32_t seed) {
@@ -56,31 +83,30 @@ void random_weights(std::vector<BF16>& weights, std::uint32_t seed) {
 }
 
 // Each thread has its own 64 MiB, in pieces as the pipeline has them.
-double memory_gb_per_s(int threads, bool report) {
+void memory_row(int threads, bool report) {
   constexpr std::size_t kWeights = 32u << 20;
   std::vector<std::vector<BF16>> weights(static_cast<std::size_t>(threads));
   for (auto& w : weights) {
     w.resize(kWeights);
     random_weights(w, 1);
   }
-  const double seconds = best_of([] {},
-                                 [&] {
-                                   std::vector<std::jthread> team;
-                                   for (const auto& w : weights) {
-                                     team.emplace_back([&] {
-                                       std::vector<std::uint8_t> packed(kPiece / 4),
-                                           scales(kPiece / 64);
-                                       WeightStatistics statistics;
-                                       for (std::size_t i = 0; i < kWeights; i += kPiece / 2) {
-                                         const auto piece = std::span(w).subspan(i, kPiece / 2);
-                                         QUERN_CHECK(mxfp4_encode_row(piece, packed, scales));
-                                         if (report)
-                                           mxfp4_measure(piece, packed, scales, statistics);
-                                       }
-                                     });
-                                   }
-                                 });
-  return 2e-9 * static_cast<double>(kWeights) * threads / seconds;
+  const Time time = best_of([] {},
+                            [&] {
+                              std::vector<std::jthread> team;
+                              for (const auto& w : weights) {
+                                team.emplace_back([&] {
+                                  std::vector<std::uint8_t> packed(kPiece / 4), scales(kPiece / 64);
+                                  WeightStatistics statistics;
+                                  for (std::size_t i = 0; i < kWeights; i += kPiece / 2) {
+                                    const auto piece = std::span(w).subspan(i, kPiece / 2);
+                                    QUERN_CHECK(mxfp4_encode_row(piece, packed, scales));
+                                    if (report) mxfp4_measure(piece, packed, scales, statistics);
+                                  }
+                                });
+                              }
+                            });
+  print_row("memory", run_name(threads, report), 2e-9 * static_cast<double>(kWeights) * threads,
+            time, {});
 }
 
 void make_source(const fs::path& directory) {
@@ -161,17 +187,13 @@ void file_rows(const fs::path& source, const fs::path& work) {
       for_shards(cold ? from_page_cache : to_page_cache);
     };
     const char* from = cold ? "disk" : "page cache";
-    const double copy = gigabytes / best_of(before, [&] { copy_bytes(plan, work / "copy"); });
-    fmt::print("{:<12} {:<22} {:>7.2f} GB/s of source\n", from, "copy, 1 thread", copy);
+    const Time copy = best_of(before, [&] { copy_bytes(plan, work / "copy"); });
+    print_row(from, "copy, 1 thread", gigabytes, copy, {});
     for (const int threads : {1, 2}) {
       for (const bool report : {false, true}) {
         options.threads = threads;
         options.report = report;
-        const double rate = gigabytes / best_of(before, quantize);
-        fmt::print("{:<12} {:<22} {:>7.2f} GB/s of source, {:.2f} of the copy\n", from,
-                   fmt::format("{} thread{}{}", threads, threads > 1 ? "s" : "",
-                               report ? " with report" : ""),
-                   rate, rate / copy);
+        print_row(from, run_name(threads, report), gigabytes, best_of(before, quantize), copy);
       }
     }
   }
@@ -189,12 +211,7 @@ int main(int argc, char** argv) {
     const fs::path source = argc > 1 ? fs::path(argv[1]) : work / "in";
     fs::create_directories(work);
     for (const int threads : {1, 2}) {
-      for (const bool report : {false, true}) {
-        fmt::print("{:<12} {:<22} {:>7.2f} GB/s of source\n", "memory",
-                   fmt::format("{} thread{}{}", threads, threads > 1 ? "s" : "",
-                               report ? " with report" : ""),
-                   memory_gb_per_s(threads, report));
-      }
+      for (const bool report : {false, true}) memory_row(threads, report);
     }
     if (argc <= 1) make_source(source);
     file_rows(source, work);

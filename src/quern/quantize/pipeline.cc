@@ -193,7 +193,11 @@ class Run {
 
 QuantizeReport run_plan(const QuantizePlan& plan, const QuantizeOptions& options,
                         const std::function<void()>& poll) {
-  return Run(plan, options, poll).run();
+  try {
+    return Run(plan, options, poll).run();
+  } catch (const fs::filesystem_error& error) {
+    throw Error("'{}': {}", error.path1().string(), error.code().message());
+  }
 }
 
 }  // namespace quern

@@ -13,7 +13,9 @@
 namespace quern {
 namespace {
 
-constexpr std::uint64_t kMaxPieceBytes = 4u << 20;
+// A piece, its output and their second reading by measure() stay in a core's cache: measured twice as
+// fast as 4 MiB (docs/verification.d/quantize.md).
+constexpr std::uint64_t kMaxPieceBytes = 1u << 20;
 
 // A range of units of a tensor, to be scanned or run.
 struct Piece {
