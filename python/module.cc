@@ -108,6 +108,9 @@ PYBIND11_MODULE(_quern, module) {
       .def_readwrite("quant_scheme", &QuantizeOptions::quant_scheme)
       .def_readwrite("layer_config", &QuantizeOptions::layer_config)
       .def_readwrite("exclude_layers", &QuantizeOptions::exclude_layers)
+      .def_readwrite("keep_excluded_layers_as_original_model_state",
+                     &QuantizeOptions::keep_excluded_layers_as_original_model_state)
+      .def_readwrite("presharded_weights", &QuantizeOptions::presharded_weights)
       .def_readwrite("overwrite", &QuantizeOptions::overwrite)
       .def_readwrite("threads", &QuantizeOptions::threads)
       .def_readwrite("memory_budget_bytes", &QuantizeOptions::memory_budget_bytes)

@@ -130,9 +130,7 @@ class ModelQuantizer:
                 "direct_quantize_checkpoint accepts at most one positional argument after "
                 "'keep_excluded_layers_as_original_model_state'; pass weight_converters and device by "
                 "keyword.")
-        _refuse("direct_quantize_checkpoint",
-                keep_excluded_layers_as_original_model_state=keep_excluded_layers_as_original_model_state,
-                weight_converters=weight_converters, presharded_weights=presharded_weights)
+        _refuse("direct_quantize_checkpoint", weight_converters=weight_converters)
         if (rank is None) != (world_size is None):
             raise ValueError("rank and world_size belong together")
         options = _quern.QuantizeOptions()
@@ -141,6 +139,8 @@ class ModelQuantizer:
         options.quant_scheme = self.config.scheme
         options.exclude_layers = list(self.config.exclude)
         options.layer_config = [f"{pattern}={scheme}" for pattern, scheme in self.config.layer_config]
+        options.keep_excluded_layers_as_original_model_state = keep_excluded_layers_as_original_model_state
+        options.presharded_weights = list((presharded_weights or {}).items())
         options.threads = threads
         options.memory_budget_bytes = memory_budget << 20
         options.report = report
