@@ -161,6 +161,7 @@ Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
   job["template_converters"] = options.template_converters;
   job["keep_excluded_layers_as_original_model_state"] =
       options.keep_excluded_layers_as_original_model_state;
+  job["presharded_weights"] = options.presharded_weights;
   job["report"] = options.report;
   job["shards"] = plan.shards.size();
   job["outputs"] = layouts_hash(plan);
