@@ -25,7 +25,7 @@ run() { printf '$ %s\n' "${*/#$quern/quern}"; "$@"; }
 # The server chooses a free port and prints it; /health answers when the model is loaded.
 start() {  # NAME DIR
   local log="$out/$1.log" address="$out/$1.address"
-  rm -f "$address"
+  : >"$address"  # there before sed looks, whichever of the two starts first
   "$quern" serve "$2" --host 127.0.0.1 --port 0 --served-model-name "$1" \
     --tool-call-parser minimax_m3 --enable-auto-tool-choice --reasoning-parser minimax_m3 \
     --disable-log-stats >"$address" 2>"$log" &
