@@ -101,17 +101,13 @@ TypeNames normal_types(const TypeNames& types) {
   return normal;
 }
 
-// The first array or object alternative of a schema.
-struct Container {
-  bool array = false;
-  const Json* schema = nullptr;
-};
-
 bool allows(const Json& type, std::string_view kind) {
   if (type.is_string()) return text_of(&type) == kind;
   return type.is_array() &&
          std::any_of(type.begin(), type.end(), [&](const Json& t) { return text_of(&t) == kind; });
 }
+
+}  // namespace
 
 Container find_container(const Json& schema) {
   if (const Json* type = member(schema, "type"); type != nullptr && !type->is_null()) {
@@ -133,6 +129,8 @@ Container find_container(const Json& schema) {
   }
   return {};
 }
+
+namespace {
 
 std::optional<std::string> coerce_number(std::string_view text) {
   const auto value = python::to_float(text);
@@ -177,10 +175,14 @@ std::string convert_leaf(std::string_view text, const Json& schema) {
   return python::json_string(text);
 }
 
+}  // namespace
+
 const Json* child_schema(const Json* schema, std::string_view name) {
   if (const Json* property = find_property(schema, name)) return property;
   return schema == nullptr ? nullptr : member(*schema, "additionalProperties");
 }
+
+namespace {
 
 // Mixed text goes under a reserved name that no child uses.
 std::string mixed_text_name(const std::vector<Element>& children) {
@@ -190,6 +192,8 @@ std::string mixed_text_name(const std::vector<Element>& children) {
   while (taken.contains(name)) name.insert(name.begin(), '$');
   return name;
 }
+
+}  // namespace
 
 std::string convert_element(const Element& element, const Json* schema) {
   if (schema != nullptr && !schema->is_object()) schema = nullptr;
@@ -217,8 +221,6 @@ std::string convert_element(const Element& element, const Json* schema) {
   }
   return list += ']';
 }
-
-}  // namespace
 
 const Json* find_tool_parameters(const Json& tools, std::string_view name) {
   if (!tools.is_array()) return nullptr;

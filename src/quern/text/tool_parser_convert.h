@@ -28,8 +28,21 @@ const Json* find_tool_parameters(const Json& tools, std::string_view name);
 // The schema of one parameter, null when there is none.
 const Json* find_property(const Json* parameters, std::string_view name);
 
+// The first array or object alternative of a schema: how an element with children is read.
+struct Container {
+  bool array = false;
+  const Json* schema = nullptr;  // null: none
+};
+Container find_container(const Json& schema);
+
+// The schema of a member of an object: its property's, else that of additional properties, or null.
+const Json* child_schema(const Json* schema, std::string_view name);
+
 // A leaf of this schema is taken verbatim as a string.
 bool is_string_only(const Json& schema);
+
+// The value of one element by its own schema, which may be null.
+std::string convert_element(const Element& element, const Json* schema);
 
 // The value of one parameter as json.dumps(..., ensure_ascii=False) writes it. `parameters` may be
 // null.
