@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <random>
 #include <string>
 
@@ -10,6 +11,7 @@
 #include "quern/grammar/automaton.h"
 #include "quern/grammar/matcher.h"
 #include "quern/grammar/schema_reader.h"
+#include "quern/grammar/token_mask.h"
 #include "quern/text/output_parser.h"
 
 namespace quern::grammar {
@@ -27,30 +29,38 @@ Automaton compile_tools(const Json& tools, const ToolGrammarOptions& options = {
   return compile(builder, root);
 }
 
-// A random text of the grammar; short, because what ends is preferred as it grows.
-std::string sample(const Automaton& automaton, std::mt19937& random) {
-  Matcher matcher(automaton);
-  std::string text;
+// One token a byte.
+std::shared_ptr<const TokenTrie> byte_trie() {
+  std::vector<std::string> texts;
+  for (int byte = 0; byte < 256; ++byte) texts.push_back({static_cast<char>(byte)});
+  return std::make_shared<const TokenTrie>(texts);
+}
+
+// A random text of the grammar, or "" when it became too long. What closes something is preferred:
+// tags, quotes, brackets.
+std::string sample(const std::shared_ptr<const TokenGrammar>& grammar, std::mt19937& random) {
+  const std::string marker(kToolNamespace);
   const std::string letters = "aZ059-.,:\"{}[]<>/ \n\\ntrufalse]\xC3\xA9_";
+  TokenMatcher matcher(grammar);
+  std::vector<MaskWord> mask(mask_words(256));
+  std::string text;
   while (text.size() < 3000) {
-    if (matcher.can_end() && random() % 4 == 0) return text;
-    std::vector<char> next;
-    for (int byte = 0; byte < 256; ++byte) {
-      Matcher copy = matcher;
-      const char c = static_cast<char>(byte);
-      if (copy.accept({&c, 1})) next.push_back(c);
+    if (!matcher.fill(mask) || (matcher.can_end() && random() % 3 == 0)) return text;
+    const auto can = [&](char c) { return mask_has(mask, static_cast<unsigned char>(c)); };
+    int choice = static_cast<int>(random() % 256);
+    while (!mask_has(mask, choice)) choice = (choice + 1) % 256;
+    char c = static_cast<char>(choice);
+    const char letter = letters[random() % letters.size()];
+    if (can(letter)) c = letter;
+    for (const char closing : {'"', '}', ']'}) {
+      if (can(closing) && random() % 3 == 0) c = closing;
     }
-    if (next.empty()) return text;
-    // Structure first: a tag begins whenever it can, one time in three.
-    char c = next[random() % next.size()];
-    if (random() % 3 == 0 && std::ranges::find(next, ']') != next.end()) c = ']';
-    if (text.ends_with("]") && std::ranges::find(next, '<') != next.end()) c = '<';
-    if (text.ends_with("]<") && std::ranges::find(next, ']') != next.end()) c = ']';
-    if (next.size() > 100 && c != ']') {
-      const char l = letters[random() % letters.size()];
-      if (std::ranges::find(next, l) != next.end()) c = l;
+    for (std::size_t size = marker.size() - 1; size > 0; --size) {
+      if (!text.ends_with(marker.substr(0, size))) continue;
+      if (can(marker[size])) c = marker[size];
+      break;
     }
-    matcher.accept({&c, 1});
+    EXPECT_TRUE(matcher.accept({&c, 1}));
     text += c;
   }
   return {};
@@ -85,13 +95,13 @@ const Json kOrder = Json::parse(R"({"type":"object","properties":{
 TEST(ToolGrammar, ParserReadsValidArguments) {
   const Json tools = Json::array(
       {tool("create_order", kOrder), tool("ping", nullptr), tool("empty", {{"type", "object"}})});
-  const Automaton automaton = compile_tools(tools);
+  const auto grammar = std::make_shared<const TokenGrammar>(compile_tools(tools), byte_trie());
   std::mt19937 random(11);
   SchemaReader reader(kOrder, {.closed = true});
   int orders = 0;
   int seen = 0;
   for (int i = 0; i < 300; ++i) {
-    const std::string text = sample(automaton, random);
+    const std::string text = sample(grammar, random);
     if (text.empty()) continue;
     const ParsedOutput output = parse(text, tools);
     ASSERT_FALSE(output.tool_calls.empty()) << text;
@@ -150,11 +160,11 @@ TEST(ToolGrammar, ReferencesAreResolved) {
     "points":{"type":"array","items":{"$ref":"#/$defs/Point"},"minItems":1}},"required":["points"],
     "$defs":{"Point":{"type":"object","properties":{"x":{"type":"integer"}},"required":["x"]}}})"))});
   const Json resolved = with_references_resolved(tools);
-  const Automaton automaton = compile_tools(resolved);
+  const auto grammar = std::make_shared<const TokenGrammar>(compile_tools(resolved), byte_trie());
   std::mt19937 random(5);
   int calls = 0;
   for (int i = 0; i < 30; ++i) {
-    const std::string text = sample(automaton, random);
+    const std::string text = sample(grammar, random);
     for (const ParsedToolCall& call : parse(text, resolved).tool_calls) {
       const Json points = parse_json(call.arguments, "arguments")["points"];
       ASSERT_TRUE(points[0]["x"].is_number_integer()) << call.arguments;

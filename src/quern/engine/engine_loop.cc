@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "quern/base/error.h"
 #include "quern/base/log.h"
+#include "quern/engine/grammar_constraint.h"
 #include "quern/engine/output_processor.h"
 
 namespace quern::engine {
@@ -22,9 +24,12 @@ constexpr int kPromptRows = 32;
 // All of one request. The scheduler sees the Sequence.
 struct EngineLoop::Generation : Sequence {
   Generation(GenerationRequest&& source, const Tokenizer& tokenizer,
-             std::span<const TokenId> eos_token_ids, int max_model_len)
+             std::span<const TokenId> eos_token_ids, int max_model_len, int vocab_size)
       : request(std::move(source)), processor(request, tokenizer, eos_token_ids, max_model_len) {
     num_prompt_tokens = static_cast<int>(request.prompt.size());
+    if (request.grammar) {
+      constraint.emplace(request.grammar, request.reasoning, tokenizer, eos_token_ids, vocab_size);
+    }
     const auto capacity =
         request.prompt.size() + static_cast<std::size_t>(request.sampling.max_tokens);
     tokens.reserve(capacity);
@@ -43,6 +48,7 @@ struct EngineLoop::Generation : Sequence {
 
   const GenerationRequest request;
   OutputProcessor processor;
+  std::optional<GrammarConstraint> constraint;
   RandomKey random_key;
   const std::chrono::steady_clock::time_point submitted = std::chrono::steady_clock::now();
   double queue_seconds = -1;                   // until it is known
@@ -134,8 +140,9 @@ void EngineLoop::check_images(const GenerationRequest& request) const {
 void EngineLoop::submit(GenerationRequest request) {
   check_request(request);
   Command command;
-  command.start = std::make_unique<Generation>(std::move(request), tokenizer_,
-                                               options_.eos_token_ids, options_.max_model_len);
+  command.start =
+      std::make_unique<Generation>(std::move(request), tokenizer_, options_.eos_token_ids,
+                                   options_.max_model_len, runner_.vocab_size());
   const std::string& id = command.start->request.id;
   {
     const std::lock_guard lock(mutex_);
@@ -344,11 +351,18 @@ void EngineLoop::add_features(const ScheduledChunk& chunk) {
 void EngineLoop::sample_token(Generation& generation, std::span<const float> logits) {
   Output output;
   try {
-    SampledToken sampled = sampler_.sample(logits, {.params = generation.request.sampling,
-                                                    .prompt = generation.request.prompt,
-                                                    .output = generation.output(),
-                                                    .eos_token_ids = options_.eos_token_ids,
-                                                    .key = generation.random_key});
+    SamplingInput input{.params = generation.request.sampling,
+                        .prompt = generation.request.prompt,
+                        .output = generation.output(),
+                        .eos_token_ids = options_.eos_token_ids,
+                        .key = generation.random_key};
+    auto& constraint = generation.constraint;
+    if (constraint) {
+      input.allowed = constraint->mask();
+      input.only_end = constraint->only_end();
+    }
+    SampledToken sampled = sampler_.sample(logits, input);
+    if (constraint) constraint->accept(sampled.token);
     if (generation.output().empty()) {
       output.prompt_logprobs = std::move(generation.prompt_logprobs);
       counters_.prompt_tokens += static_cast<std::uint64_t>(generation.num_prompt_tokens);
@@ -356,6 +370,10 @@ void EngineLoop::sample_token(Generation& generation, std::span<const float> log
     ++counters_.generation_tokens;
     generation.tokens.push_back(sampled.token);
     generation.processor.push(sampled.token, output);
+    // The end of a grammar is the end, also with ignore_eos or before min_tokens.
+    if (constraint && constraint->ended() && !output.finish_reason) {
+      generation.processor.finish(FinishReason::kStop, output);
+    }
     if (sampled.logprobs) output.logprobs.push_back(std::move(*sampled.logprobs));
   } catch (const std::exception& error) {
     end(generation, FinishReason::kError, error.what());

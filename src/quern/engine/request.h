@@ -14,6 +14,7 @@
 
 #include "quern/base/error.h"
 #include "quern/engine/encoder_cache.h"
+#include "quern/grammar/token_mask.h"
 #include "quern/vision/preprocess.h"
 
 namespace quern::engine {
@@ -100,6 +101,7 @@ struct ReasoningFormat {
   std::string start;                 // "<mm:think>"
   std::string end;                   // "</mm:think>"
   bool starts_in_reasoning = false;  // the rendered prompt ends inside reasoning
+  bool is_over = false;              // the rendered prompt ends behind reasoning
 };
 
 // An image of a prompt: its features take the place of the embeddings of its placeholder tokens.
@@ -116,6 +118,7 @@ struct GenerationRequest {
   SamplingParams sampling;
   std::string cache_salt;
   ReasoningFormat reasoning;
+  std::shared_ptr<const grammar::TokenGrammar> grammar;  // of the answer; null: free
   // Called on the engine thread, in order, the last time with finish_reason set. Must not block.
   std::function<void(Output)> on_output;
 };

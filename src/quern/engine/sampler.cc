@@ -15,6 +15,7 @@ constexpr float kGreedyBelow = 1e-5F;     // vLLM sampling_params.py: _SAMPLING_
 constexpr float kMinTemperature = 0.01F;  // and _MAX_TEMP: smaller ones lose precision
 constexpr float kMaxLogitBias = 100.0F;   // OpenAI's range
 
+constexpr double kLeastLogprob = -9999;  // vLLM's value for masked tokens, as JSON has no infinity
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 std::size_t index(TokenId token) { return static_cast<std::size_t>(token); }
@@ -39,9 +40,11 @@ Sampler::Sampler(int vocab_size)
   candidates_.reserve(adjusted_.size());
 }
 
-SampledToken Sampler::sample(std::span<const float> logits, const SamplingInput& input) {
-  QUERN_CHECK(logits.size() == adjusted_.size());
-  check_finite(logits);
+SampledToken Sampler::sample(std::span<const float> raw_logits, const SamplingInput& input) {
+  QUERN_CHECK(raw_logits.size() == adjusted_.size());
+  check_finite(raw_logits);
+  const std::span<const float> logits =
+      input.allowed.empty() ? raw_logits : mask(raw_logits, input.allowed);
   const std::span<const float> adjusted = adjust(logits, input);
   const TokenId best = argmax(adjusted);
   if (adjusted[index(best)] == kMasked) {
@@ -57,10 +60,21 @@ SampledToken Sampler::sample(std::span<const float> logits, const SamplingInput&
   return result;
 }
 
+std::span<const float> Sampler::mask(std::span<const float> logits,
+                                     std::span<const grammar::MaskWord> allowed) {
+  masked_.resize(logits.size());
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const bool keeps = (allowed[i / 32] >> (i % 32) & 1) != 0;
+    masked_[i] = keeps ? logits[i] : kMasked;
+  }
+  return masked_;
+}
+
 // Masks, logit_bias, penalties; on a copy, and only when there is something to do.
 std::span<const float> Sampler::adjust(std::span<const float> logits, const SamplingInput& input) {
   const SamplingParams& params = input.params;
-  const bool masks_stop = static_cast<int>(input.output.size()) < params.min_tokens;
+  const bool masks_stop =
+      !input.only_end && static_cast<int>(input.output.size()) < params.min_tokens;
   const bool penalizes = params.repetition_penalty != 1 || params.frequency_penalty != 0 ||
                          params.presence_penalty != 0;
   const bool restricts = !params.allowed_token_ids.empty() || !params.bad_words.empty();
@@ -206,8 +220,8 @@ TokenLogprobs Sampler::scores(std::span<const float> logits, TokenId chosen, int
   for (const float logit : logits) sum += static_cast<double>(std::exp(logit - largest));
   const double log_sum = static_cast<double>(largest) + std::log(sum);
   const auto entry = [&](TokenId token) {
-    return TokenLogprob{token,
-                        static_cast<float>(static_cast<double>(logits[index(token)]) - log_sum)};
+    const double logprob = static_cast<double>(logits[index(token)]) - log_sum;
+    return TokenLogprob{token, static_cast<float>(std::max(logprob, kLeastLogprob))};
   };
 
   TokenLogprobs result;
@@ -227,7 +241,9 @@ TokenLogprobs Sampler::scores(std::span<const float> logits, TokenId chosen, int
     return x != y ? x > y : a < b;
   });
   result.top.reserve(count);
-  for (auto it = ranking_.begin(); it != middle; ++it) result.top.push_back(entry(*it));
+  for (auto it = ranking_.begin(); it != middle && logits[index(*it)] != kMasked; ++it) {
+    result.top.push_back(entry(*it));
+  }
   return result;
 }
 

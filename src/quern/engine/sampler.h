@@ -19,6 +19,8 @@ struct SamplingInput {
   std::span<const TokenId> output;         // so far
   std::span<const TokenId> eos_token_ids;  // masked until min_tokens
   RandomKey key;
+  std::span<const grammar::MaskWord> allowed = {};  // by a grammar; empty: all tokens
+  bool only_end = false;  // the grammar leaves nothing else: min_tokens does not hold
 };
 
 struct SampledToken {
@@ -26,17 +28,17 @@ struct SampledToken {
   std::optional<TokenLogprobs> logprobs;
 };
 
-// The order of vLLM v1/sample/sampler.py: log-probabilities of the raw logits, allowed tokens,
-// bad words, min_tokens mask, logit_bias, penalties, greedy; else temperature, min_p, top_k (ties
-// kept), top_p, draw.
+// The order of vLLM v1/sample/sampler.py: grammar mask, log-probabilities of the raw logits that it
+// leaves, allowed tokens, bad words, min_tokens mask, logit_bias, penalties, greedy; else
+// temperature, min_p, top_k (ties kept), top_p, draw.
 // The draw is by inversion of the cumulative sum, in token order (by descending logit under top_p),
 // at one uniform number. Scratch is kept between calls. Not thread-safe.
 class Sampler {
  public:
   explicit Sampler(int vocab_size);
 
-  // `logits` [vocabulary]. Throws Error when they are not finite.
-  SampledToken sample(std::span<const float> logits, const SamplingInput& input);
+  // `raw_logits` [vocabulary]. Throws Error when they are not finite.
+  SampledToken sample(std::span<const float> raw_logits, const SamplingInput& input);
   // Of any token under the raw logits, with the `num_top` most probable (-1 = all). Throws as
   // sample().
   TokenLogprobs log_probabilities(std::span<const float> logits, TokenId chosen, int num_top);
@@ -48,6 +50,8 @@ class Sampler {
     float weight;  // exp(logit - largest)
   };
 
+  std::span<const float> mask(std::span<const float> logits,
+                              std::span<const grammar::MaskWord> allowed);
   std::span<const float> adjust(std::span<const float> logits, const SamplingInput& input);
   void penalize(const SamplingInput& input);
   void penalize_repetition(const SamplingInput& input);
@@ -59,6 +63,7 @@ class Sampler {
   TokenLogprobs scores(std::span<const float> logits, TokenId chosen, int num_top,
                        std::span<const TokenId> wanted);
 
+  std::vector<float> masked_;          // [vocabulary], for rows with a grammar
   std::vector<float> adjusted_;        // [vocabulary]
   std::vector<int> counts_;            // [vocabulary], zero between calls
   std::vector<Candidate> candidates_;  // capacity: vocabulary

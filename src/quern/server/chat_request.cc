@@ -8,6 +8,7 @@
 
 #include "quern/server/api_error.h"
 #include "quern/server/field_reader.h"
+#include "quern/server/structured_output.h"
 
 namespace quern::server {
 namespace {
@@ -37,11 +38,6 @@ const auto kFields = std::to_array<Field>({
 
 // Fields that change the answer and that this build does not implement: refused, not ignored.
 constexpr auto kUnsupported = std::to_array<std::string_view>({
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
     "thinking_token_budget",
     "documents",
     "mm_processor_kwargs",
@@ -56,18 +52,7 @@ void refuse_unsupported(const Json& body) {
                      std::string(name));
     }
   }
-  const auto format = body.find("response_format");
-  if (format == body.end() || format->is_null()) return;
-  if (!format->is_object() || !format->contains("type") || !(*format)["type"].is_string()) {
-    throw parameter_error("`response_format` must be an object with a `type`.", "response_format",
-                          *format);
-  }
-  if ((*format)["type"] != "text") {
-    throw ApiError(501,
-                   fmt::format("`response_format` of type {} is not supported by this build yet.",
-                               python_repr((*format)["type"], 64)),
-                   "response_format");
-  }
+}
 }
 
 void check_messages(const ChatRequest& request, FieldReader& reader) {
@@ -180,6 +165,7 @@ ChatRequest read_chat_request(const Json& body) {
   check_sampling_request(request, body);
   check_rules(request, body);
   refuse_unsupported(body);
+  request.structured_output = read_structured_output(body);
   if (request.continue_final_message && !body.contains("add_generation_prompt")) {
     request.add_generation_prompt = false;
   }

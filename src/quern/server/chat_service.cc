@@ -13,6 +13,7 @@
 #include "quern/server/api_error.h"
 #include "quern/server/chat_messages.h"
 #include "quern/server/media_parts.h"
+#include "quern/server/structured_output.h"
 
 namespace quern::server {
 namespace {
@@ -123,15 +124,40 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
       // A stream shows arguments while they grow; a whole answer waits for what they become.
       .arguments = request.stream ? ArgumentStreaming::kEager : ArgumentStreaming::kWhole};
   if (options_.parse_reasoning) {
-    plan.reasoning = {std::string(kThinkStart), std::string(kThinkEnd), starts_inside};
+    plan.reasoning = {std::string(kThinkStart), std::string(kThinkEnd), starts_inside,
+                      prompt.ends_with(kThinkEnd)};
     plan.think_start_id = tokenizer_.token_id(kThinkStart);
     plan.think_end_id = tokenizer_.token_id(kThinkEnd);
   }
-  plan.tools = request.tools;
+  plan.tools = grammar::with_references_resolved(request.tools);
+  set_grammar(request, choice, plan);
   plan.named_tool = choice == "named";
   plan.parallel_tool_calls = request.parallel_tool_calls;
   plan.include_reasoning = request.include_reasoning;
   return plan;
+}
+
+void ChatService::set_grammar(const ChatRequest& request, const std::string& tool_choice,
+                              ChatPlan& plan) const {
+  if (request.structured_output) {
+    plan.grammar = grammar_of(*request.structured_output, "structured_outputs");
+  } else if (const auto calls = tool_output(plan.tools, tool_choice, request.tool_choice,
+                                            request.parallel_tool_calls)) {
+    plan.grammar = grammar_of(*calls, "tools");
+  }
+}
+
+std::shared_ptr<const grammar::TokenGrammar> ChatService::grammar_of(
+    const grammar::StructuredOutput& output, const std::string& field) const {
+  std::call_once(grammars_made_, [this] {
+    grammars_ = std::make_unique<grammar::GrammarCache>(
+        std::make_shared<const grammar::TokenTrie>(grammar::TokenTrie::of(tokenizer_)));
+  });
+  try {
+    return grammars_->get(output);
+  } catch (const Error& error) {
+    throw ApiError(400, error.what(), field);
+  }
 }
 
 void ChatService::check_model(const SamplingRequest& request) const {
@@ -229,6 +255,7 @@ engine::GenerationRequest ChatService::generation(const GenerationPlan& plan, in
   request.sampling = plan.sampling;
   if (request.sampling.seed) *request.sampling.seed += choice;
   request.reasoning = plan.reasoning;
+  request.grammar = plan.grammar;
   request.cache_salt = plan.cache_salt;
   request.on_output = [in_flight = in_flight_, sink, number](engine::Output output) {
     if (output.finish_reason) in_flight->fetch_sub(1);

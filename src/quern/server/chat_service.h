@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -56,6 +57,10 @@ class ChatService {
   // Renders, tokenizes and checks; takes time in the length of the prompt and for each image.
   // `media`: what the request's URLs led to. Throws ApiError.
   ChatPlan plan(const ChatRequest& request, std::vector<Media> media = {}) const;
+  // Compiled, or from the cache. Takes time in the size of a schema; throws ApiError (400) for
+  // `field`.
+  std::shared_ptr<const grammar::TokenGrammar> grammar_of(const grammar::StructuredOutput& output,
+                                                          const std::string& field) const;
   // Throws ApiError (404) for a model that is not served.
   void check_model(const SamplingRequest& request) const;
 
@@ -81,6 +86,8 @@ class ChatService {
   Json template_kwargs(const ChatRequest& request) const;
   // "auto", "none", "required" or "named".
   std::string tool_choice(const ChatRequest& request) const;
+  void set_grammar(const ChatRequest& request, const std::string& tool_choice,
+                   ChatPlan& plan) const;
   engine::GenerationRequest generation(const GenerationPlan& plan, int choice, int number,
                                        const std::shared_ptr<Sink>& sink) const;
   static std::string generation_id(const GenerationPlan& plan, int choice);
@@ -89,6 +96,9 @@ class ChatService {
   ChatTemplate template_;
   Generator& generator_;
   ChatServiceOptions options_;
+  // Made at the first use: the trie of a large vocabulary takes time.
+  mutable std::once_flag grammars_made_;
+  mutable std::unique_ptr<grammar::GrammarCache> grammars_;
   // Shared with the callbacks of generations, which may outlive the service by a moment.
   std::shared_ptr<std::atomic<int>> in_flight_ = std::make_shared<std::atomic<int>>(0);
 };

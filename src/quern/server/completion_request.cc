@@ -8,6 +8,7 @@
 
 #include "quern/base/error.h"
 #include "quern/server/api_error.h"
+#include "quern/server/structured_output.h"
 
 namespace quern::server {
 namespace {
@@ -100,6 +101,7 @@ CompletionRequest parse_completion_request(std::string_view text) {
   reader.read("echo", request.echo);
   reader.finish();
   check_sampling_request(request, body);
+  request.structured_output = read_structured_output(body);
   check_rules(request, body);
   if (request.echo && request.logprobs && !request.prompt_logprobs) {
     request.prompt_logprobs = request.logprobs;

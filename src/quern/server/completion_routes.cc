@@ -61,8 +61,14 @@ asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
     }
     api.service.check_model(request);
     if (api.options.force_include_usage) request.include_usage = true;
-    return plan_completion(request, api.service.options(),
-                           api.service.options().model_names.front(), api.service.tokenizer());
+    CompletionPlan made =
+        plan_completion(request, api.service.options(), api.service.options().model_names.front(),
+                        api.service.tokenizer());
+    if (request.structured_output) {
+      const auto grammar = api.service.grammar_of(*request.structured_output, "structured_outputs");
+      for (GenerationPlan& prompt : made.prompts) prompt.grammar = grammar;
+    }
+    return made;
   });
   RunningGenerations running(api, exchange, plan.prompts, co_await asio::this_coro::executor);
   CompletionWriter writer(plan, api.service.tokenizer(), api.options.writer.prompt_tokens_details);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ struct GenerationPlan {
   std::vector<engine::ImageInput> images;
   engine::SamplingParams sampling;
   engine::ReasoningFormat reasoning;
+  std::shared_ptr<const grammar::TokenGrammar> grammar;  // null: the answer is free
   std::string cache_salt;
 
   bool return_token_ids = false;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quern/base/json.h"
+#include "quern/grammar/structured_output.h"
 #include "quern/server/field_reader.h"
 
 namespace quern::server {
@@ -38,7 +39,8 @@ struct SamplingRequest {
   std::optional<std::int64_t> prompt_logprobs;
   std::vector<std::int64_t> logprob_token_ids;
   std::optional<std::int64_t> truncate_prompt_tokens;
-  std::string truncation_side;  // "" is left
+  std::string truncation_side;                                 // "" is left
+  std::optional<grammar::StructuredOutput> structured_output;  // response_format and its like
   bool skip_special_tokens = true;
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;
