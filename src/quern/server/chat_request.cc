@@ -53,7 +53,6 @@ void refuse_unsupported(const Json& body) {
     }
   }
 }
-}
 
 void check_messages(const ChatRequest& request, FieldReader& reader) {
   for (const Json& message : request.messages) {
