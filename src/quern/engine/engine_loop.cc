@@ -369,10 +369,11 @@ void EngineLoop::sample_token(Generation& generation, std::span<const float> log
     }
     ++counters_.generation_tokens;
     generation.tokens.push_back(sampled.token);
-    generation.processor.push(sampled.token, output);
     // The end of a grammar is the end, also with ignore_eos or before min_tokens.
-    if (constraint && constraint->ended() && !output.finish_reason) {
-      generation.processor.finish(FinishReason::kStop, output);
+    if (constraint && constraint->ended()) {
+      generation.processor.push_end(sampled.token, output);
+    } else {
+      generation.processor.push(sampled.token, output);
     }
     if (sampled.logprobs) output.logprobs.push_back(std::move(*sampled.logprobs));
   } catch (const std::exception& error) {

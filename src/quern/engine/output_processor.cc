@@ -45,6 +45,12 @@ void OutputProcessor::check_token(TokenId token, Output& output) const {
   }
 }
 
+void OutputProcessor::push_end(TokenId token, Output& output) {
+  ++num_output_tokens_;
+  output.token_ids.push_back(token);
+  finish(FinishReason::kStop, output);
+}
+
 void OutputProcessor::finish(FinishReason reason, Output& output) {
   output.completion_tokens = num_output_tokens_;
   output.finish_reason = reason;

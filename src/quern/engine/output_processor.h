@@ -22,6 +22,8 @@ class OutputProcessor {
   // with what caused it. The order is that of vLLM v1/core/sched/utils.py, check_stop; a stop
   // string is looked for last and overrides the others.
   void push(TokenId token, Output& output);
+  // Takes a token that ends the generation whatever the parameters say; its text is not shown.
+  void push_end(TokenId token, Output& output);
   // The generation ends for another reason: the text that was held back.
   void finish(FinishReason reason, Output& output);
 
