@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -39,8 +40,9 @@ struct SamplingRequest {
   std::optional<std::int64_t> prompt_logprobs;
   std::vector<std::int64_t> logprob_token_ids;
   std::optional<std::int64_t> truncate_prompt_tokens;
-  std::string truncation_side;                                 // "" is left
-  std::optional<grammar::StructuredOutput> structured_output;  // response_format and its like
+  std::string truncation_side;  // "" is left
+  std::shared_ptr<const grammar::StructuredOutput>
+      structured_output;  // response_format and its like
   bool skip_special_tokens = true;
   bool return_token_ids = false;
   bool return_tokens_as_token_ids = false;

@@ -120,7 +120,7 @@ void add_response_format(const Json& format, std::vector<Constraint>& found) {
 
 }  // namespace
 
-std::optional<StructuredOutput> read_structured_output(const Json& body) {
+std::shared_ptr<const StructuredOutput> read_structured_output(const Json& body) {
   std::vector<Constraint> found;
   StructuredOutput output;
   if (const Json* options = given(body, "structured_outputs")) {
@@ -171,7 +171,7 @@ std::optional<StructuredOutput> read_structured_output(const Json& body) {
                    "tool_choice");
   }
   set_constraint(found.front().kind, *found.front().value, found.front().field, output);
-  return output;
+  return std::make_shared<const StructuredOutput>(std::move(output));
 }
 
 std::optional<StructuredOutput> tool_output(const Json& tools, const std::string& choice,

@@ -4,16 +4,18 @@
 // Proved by tests/server/structured_output_test.cc.
 #pragma once
 
+#include <memory>
 #include <optional>
+#include <string>
 
 #include "quern/base/json.h"
 #include "quern/grammar/structured_output.h"
 
 namespace quern::server {
 
-// Of a body whose other fields are checked elsewhere. Nothing when the answer is free. Throws
-// ApiError with vLLM's texts.
-std::optional<grammar::StructuredOutput> read_structured_output(const Json& body);
+// Of a body whose other fields are checked elsewhere. Null when the answer is free. Throws ApiError
+// with vLLM's texts.
+std::shared_ptr<const grammar::StructuredOutput> read_structured_output(const Json& body);
 
 // What `tool_choice` ("auto", "none", "required", "named") asks of the answer. `tools` with their
 // references resolved.
