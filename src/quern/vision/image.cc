@@ -51,12 +51,12 @@ void check_size(ImageSize size, std::int64_t bytes_per_pixel, const ImageLimits&
   if (size.width <= 0 || size.height <= 0) {
     throw ImageError("image is empty: {} x {} pixels", size.width, size.height);
   }
-  // Sides fit 32 bits in every format, so neither product overflows.
-  const std::int64_t pixels = size.width * size.height;
-  if (pixels > limits.max_pixels) {
+  // A header may name sides of 32 bits: their product is formed when it is known to be small.
+  if (size.height > limits.max_pixels / size.width) {
     throw ImageError("image of {} x {} pixels exceeds the limit of {} pixels", size.width,
                      size.height, limits.max_pixels);
   }
+  const std::int64_t pixels = size.width * size.height;
   if (static_cast<std::size_t>(pixels) >
       limits.max_memory / static_cast<std::size_t>(bytes_per_pixel)) {
     throw ImageError("image of {} x {} pixels would take {} bytes to decode, the limit is {}",
