@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   CLI::App app{"quern: quantize, serve and evaluate MiniMax-M3 checkpoints", "quern"};
   try {
     quern::init_logging();
+    app.set_version_flag("--version", "quern " QUERN_VERSION, "Print the version and exit");
     app.require_subcommand(1);
     quern::cli::add_quantize(app);
     quern::cli::add_inspect(app);
