@@ -1,6 +1,6 @@
 // quern chat DIR: a conversation in the terminal, or over pipes (one line a turn).
 // Must never lose the conversation to a failed turn.
-// Proved by tests/apps/generate_test.cc.
+// Proved by tests/apps/program_test.cc.
 #include <unistd.h>
 
 #include <atomic>

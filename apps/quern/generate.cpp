@@ -1,6 +1,6 @@
 // quern generate DIR -p TEXT: one answer to stdout.
 // Must never print anything else there.
-// Proved by tests/apps/generate_test.cc.
+// Proved by tests/apps/program_test.cc.
 #include <string>
 #include <vector>
 

@@ -1,6 +1,6 @@
 // quern serve DIR: the OpenAI-compatible server, with the options of `vllm serve`.
 // Must never hold logic of the server: see src/quern/server.
-// Proved by tests/apps/serve_test.cc.
+// Proved by tests/apps/program_test.cc.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -1,5 +1,5 @@
 // What generate and chat share: sampling options of the command line, and printing an answer as it
-// comes. Must never write anything but the answer to stdout. Proved by tests/apps/generate_test.cc.
+// comes. Must never write anything but the answer to stdout. Proved by tests/apps/program_test.cc.
 #pragma once
 
 #include <atomic>

@@ -1,6 +1,6 @@
 // Element types of tensors, as safetensors names them.
 // Must never guess a size: an unknown name is an error of the caller's file.
-// Proved by tests/base/dtype_test.cc.
+// Proved by tests/base/tensor_view_test.cc.
 #pragma once
 
 #include <cstddef>

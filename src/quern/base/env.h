@@ -1,6 +1,6 @@
 // The one place that reads environment variables.
 // Must never be called after start-up.
-// Proved by tests/base/env_test.cc.
+// Proved by tests/base/error_test.cc.
 #pragma once
 
 #include <optional>

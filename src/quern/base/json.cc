@@ -13,7 +13,8 @@ namespace {
 // Builds the DOM; every event passes depth and duplicate checks first.
 class GuardedDom : public nlohmann::json_sax<Json> {
  public:
-  GuardedDom(std::string_view source, const JsonLimits& limits) : source_(source), limits_(limits) {}
+  GuardedDom(std::string_view source, const JsonLimits& limits)
+      : source_(source), limits_(limits) {}
 
   bool null() override { return place(nullptr), true; }
   bool boolean(bool value) override { return place(value), true; }
@@ -92,7 +93,14 @@ class GuardedDom : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
+void refuse_nul(std::string_view text, std::string_view source) {
+  const std::size_t position = text.find('\0');
+  if (position == std::string_view::npos) return;
+  throw Error("{}: invalid JSON at byte {}: a NUL byte", source, position + 1);
+}
+
 Json parse_json(std::string_view text, std::string_view source, const JsonLimits& limits) {
+  refuse_nul(text, source);
   GuardedDom dom(source, limits);
   Json::sax_parse(text, &dom);
   return dom.take();

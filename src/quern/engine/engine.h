@@ -1,6 +1,6 @@
 // The engine: continuous batching of generations over one model on one device.
 // Must never let one request's failure, size or cancellation touch another's result.
-// Proved by tests/engine/engine_test.cc and tests/engine/batch_invariance_test.cc.
+// Proved by tests/engine/engine_loop_test.cc and tests/engine/batch_invariance_test.cc.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
 // The harness's grammar of --model_args, --gen_kwargs and --seed, typed.
 // Must never treat an unknown model argument as known: it is an error that lists the known ones.
-// Proved by tests/eval/arguments_test.cc.
+// Proved by tests/eval/evaluator_test.cc.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
 // The rows of a task: JSON Lines files on this machine.
 // Must never download anything.
-// Proved by tests/eval/dataset_test.cc.
+// Proved by tests/eval/prompt_test.cc.
 #pragma once
 
 #include <filesystem>

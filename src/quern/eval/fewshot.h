@@ -1,6 +1,6 @@
 // Chooses the worked examples in front of each question, as the harness's samplers do.
 // Must never be asked out of document order: one random stream is consumed question by question.
-// Proved by tests/eval/fewshot_test.cc (hash of all picks of GSM8K).
+// Proved by tests/eval/prompt_test.cc (hash of all picks of GSM8K).
 #pragma once
 
 #include <cstddef>

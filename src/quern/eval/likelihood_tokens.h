@@ -1,6 +1,6 @@
 // The tokens of a prompt and the text that is scored behind it, cut as lm-evaluation-harness does.
 // Must never tokenize the two apart: the border is where the prompt's own tokens end.
-// Proved by tests/eval/likelihood_test.cc.
+// Used by the likelihood tasks, which no test covers yet.
 #pragma once
 
 #include <cstddef>

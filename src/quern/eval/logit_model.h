@@ -1,6 +1,6 @@
 // A checkpoint's text model in this process, asked for the logits of every position of a text.
 // Must never hold a whole text's logits: they are handed on chunk by chunk.
-// Proved by tests/eval/divergence_test.cc (against NumPy) and tests/eval/likelihood_test.cc.
+// Proved by tests/eval/divergence_test.cc (against NumPy).
 #pragma once
 
 #include <cstdint>

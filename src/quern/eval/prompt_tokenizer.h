@@ -1,6 +1,6 @@
 // Tokenizer and chat template of a checkpoint's directory, for prompts that are not left to a
-// server. Must never be needed for generation over /v1/chat/completions. Proved by
-// tests/eval/likelihood_test.cc.
+// server. Must never be needed for generation over /v1/chat/completions. Not
+// covered by a test yet.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // Regular expressions with the semantics of Python's re on str, through PCRE2.
 // Must never run without a match limit: patterns come from task files, subjects from a model.
-// Proved by tests/eval/python_regex_test.cc.
+// Proved by tests/eval/scoring_test.cc.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
 // Several runs of the same evaluation: mean, spread, and how many answers stayed the same.
 // Must never mix metrics of different tasks or filters.
-// Proved by tests/eval/repeats_test.cc.
+// Proved by tests/apps/program_test.cc (greedy runs repeat exactly).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // The harness's files: results JSON and samples JSONL, with keys in its order.
 // Must never hold a number that was not measured in this run.
-// Proved by tests/eval/report_test.cc (task hashes of GSM8K) and tests/golden/eval.
+// Proved by tests/eval/results_table_test.cc (task hashes of GSM8K) and tests/golden/eval.
 #pragma once
 
 #include <filesystem>

@@ -1,6 +1,6 @@
 // The rule that picks the key blocks of one query and index head (MiniMax Sparse Attention).
 // Must never depend on the order in which blocks are scored; ties go to the lower block.
-// Proved by tests/kernels/block_selection_test.cc.
+// Proved by tests/kernels/selection_routing_test.cc.
 #pragma once
 
 #include <algorithm>

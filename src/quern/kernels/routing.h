@@ -1,6 +1,6 @@
 // The rule that picks a token's experts from the router's logits (sigmoid scores, selection bias).
 // Must never let the bias reach the weights; ties go to the lower expert.
-// Proved by tests/kernels/routing_test.cc.
+// Proved by tests/kernels/selection_routing_test.cc.
 #pragma once
 
 #include <cmath>

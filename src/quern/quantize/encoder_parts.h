@@ -1,6 +1,6 @@
 // What the encoders of weight formats share.
 // Must never be included outside this folder.
-// Proved by tests/quantize/weight_encoder_test.cc.
+// Proved by tests/quantize/quark_schemes_test.cc.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
 // What happens to each tensor of a checkpoint, decided from headers and config.json alone.
 // Must never write anything, and must name every tensor that would stop the run before the run
-// starts. Proved by tests/quantize/plan_test.cc.
+// starts. Proved by tests/quantize/pipeline_test.cc.
 #pragma once
 
 #include <cstdint>

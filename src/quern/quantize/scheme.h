@@ -1,6 +1,6 @@
 // Quantization schemes by Quark's names, and the quantization_config that describes them.
 // Must never accept a scheme that the pipeline does not implement.
-// Proved by tests/quantize/scheme_test.cc and the comparison with Quark's own config.json.
+// Proved by tests/quantize/quark_schemes_test.cc and the comparison with Quark's own config.json.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
 // The work on one tensor of the output, as the pipeline sees it: bytes of a range of units in,
 // bytes of each output tensor out. Must never open a file or keep more than a few bytes a row
-// between calls. Proved by tests/quantize/tensor_kernel_test.cc.
+// between calls. Proved by tests/quantize/quark_schemes_test.cc.
 #pragma once
 
 #include <cstdint>

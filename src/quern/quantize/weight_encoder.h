@@ -1,6 +1,6 @@
 // How one weight is written: the output tensors of a format and their bytes.
 // Must never depend on how a tensor is cut into ranges.
-// Proved by tests/quantize/weight_encoder_test.cc and the comparison with Quark's files.
+// Proved by tests/quantize/quark_schemes_test.cc and the comparison with Quark's files.
 #pragma once
 
 #include <memory>

@@ -1,6 +1,6 @@
 // A weight as floating point values, whatever form the source checkpoint stores it in.
 // Must never hold state between calls; element ranges come from any thread in any order.
-// Proved by tests/quantize/weight_source_test.cc.
+// Proved by tests/quantize/source_test.cc.
 #pragma once
 
 #include <memory>

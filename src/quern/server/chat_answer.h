@@ -1,7 +1,7 @@
 // What a chat request has become (a plan for the engine) and what comes back from it, step by step:
 // engine output to deltas of the message, deltas to the whole answer.
 // Must never depend on how the engine cuts the text into steps, nor know HTTP.
-// Proved by tests/server/chat_answer_test.cc.
+// Proved by tests/server/chat_response_test.cc.
 #pragma once
 
 #include <cstdint>

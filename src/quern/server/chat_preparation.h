@@ -1,6 +1,6 @@
 // From a chat request to a plan, for every route that takes messages.
 // Must never hold a thread while media are on their way, nor let pictures delay requests without.
-// Proved by tests/server/image_api_test.cc.
+// Proved by tests/server/image_e2e_test.cc.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>

@@ -1,7 +1,7 @@
 // Chat requests without HTTP: request -> prompt -> engine -> parsed answer. The server, the
 // terminal chat and the in-process evaluation all go through it, so they give the same answers.
 // Must never hold an engine's state; one request's failure ends with that request.
-// Proved by tests/server/chat_service_test.cc.
+// Proved by tests/server/api_test.cc.
 #pragma once
 
 #include <atomic>

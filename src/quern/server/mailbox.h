@@ -1,6 +1,6 @@
 // Carries engine outputs from the engine's thread to a coroutine of the server.
 // Must never block the engine: what a slow reader leaves behind melts into one pending output a
-// choice. Proved by tests/server/mailbox_test.cc.
+// choice. Proved by tests/server/api_test.cc.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>

@@ -1,6 +1,6 @@
 // Byte pair encoding: the merges of a vocabulary applied to one piece of text.
 // Must never take more than O(n log n) time for a piece of n bytes.
-// Proved by tests/text/bpe_test.cc (against the naive rule) and
+// Proved by tests/text/tokenizer_test.cc (against the naive rule) and
 // tests/text/tokenizer_golden_test.cc.
 #pragma once
 

@@ -229,6 +229,7 @@ TokenizerFile parse_tokenizer_file(std::string_view json, std::string_view sourc
   return with_context(source, [&] {
     TokenizerFile file;
     FileReader reader(file);
+    refuse_nul(json, "tokenizer.json");
     Json::sax_parse(json, &reader);
     const Json& rest = reader.rest();
     if (!rest.is_object()) throw Error("expected an object");

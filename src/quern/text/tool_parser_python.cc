@@ -264,7 +264,8 @@ std::string json_string(std::string_view text) {
 }
 
 std::optional<std::string> reformat_json(std::string_view text, std::size_t max_depth) {
-  if (text.starts_with("\xef\xbb\xbf")) return {};  // json.loads refuses a byte order mark
+  // json.loads refuses a byte order mark, and a NUL, which nlohmann takes for the end of the text.
+  if (text.starts_with("\xef\xbb\xbf") || text.find('\0') != text.npos) return {};
   Reformatter reformatter(max_depth);
   if (!Json::sax_parse(text, &reformatter)) return {};
   return reformatter.take();
