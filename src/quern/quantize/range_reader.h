@@ -17,7 +17,7 @@ class RangeReader {
   ~RangeReader();
 
   // Fills `out` from `offset` on, then drops that range from the page cache. Measured beside
-  // O_DIRECT (docs/verification.d/quantize.md): equal from the disk, and a file that is in the page
+  // O_DIRECT (docs/verification/quantize.md): equal from the disk, and a file that is in the page
   // cache is read at the speed of memory.
   void read(std::uint64_t offset, std::span<std::byte> out) const;
 

@@ -14,7 +14,7 @@ namespace quern {
 namespace {
 
 // A piece, its output and their second reading by measure() stay in a core's cache: measured twice
-// as fast as 4 MiB (docs/verification.d/quantize.md).
+// as fast as 4 MiB (docs/verification/quantize.md).
 constexpr std::uint64_t kMaxPieceBytes = 1u << 20;
 
 // A range of units of a tensor, to be scanned or run.
