@@ -12,6 +12,7 @@
 #include "quern/eval/yaml_json.h"
 #include "quern/quantize/output_directory.h"
 #include "quern/quantize/pipeline.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern {
 namespace {
@@ -23,9 +24,7 @@ const std::filesystem::path kTiny = QUERN_SOURCE_DIR "/models/m3-tiny";
 
 class ModelCard : public testing::Test {
  protected:
-  ModelCard() : folder_(std::filesystem::path(testing::TempDir()) / "quern_card") {
-    std::filesystem::remove_all(folder_);
-    std::filesystem::create_directories(folder_);
+  ModelCard() {
     std::filesystem::copy(kTiny, folder_ / "tiny");
     std::filesystem::permissions(folder_ / "tiny", std::filesystem::perms::owner_all);
     std::filesystem::remove(folder_ / "tiny" / "README.md");
@@ -59,7 +58,8 @@ class ModelCard : public testing::Test {
     return parse_yaml(card.substr(4, end - 3), "card");
   }
 
-  std::filesystem::path folder_;
+  test::TempDirectory directory_;
+  const std::filesystem::path folder_ = directory_.path();
   CardSources sources_;
 };
 
