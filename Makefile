@@ -44,7 +44,7 @@ python: build/release/build.ninja
 	ctest --test-dir build/python --output-on-failure -R '^Python'
 
 bench: build/release/build.ninja
-	cmake --build --preset release -j $(JOBS)
+	cmake --build --preset release -j $(JOBS) --target benches
 	@for program in build/release/bench/*_bench; do echo "== $$program"; $$program; done
 
 SOURCES = $(shell git ls-files '*.cc' '*.cpp' '*.h')
