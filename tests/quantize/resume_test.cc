@@ -12,6 +12,7 @@
 #include <map>
 
 #include "quern/base/file.h"
+#include "quern/quantize/manifest.h"
 #include "quern/quantize/pipeline.h"
 #include "quern/quantize/shard_file.h"
 #include "quern/quantize/verify.h"
@@ -223,6 +224,24 @@ TEST_F(Resume, RanksAtTheSameTime) {
     EXPECT_EQ(status, 0);
   }
   expect_reference();
+}
+
+// Ranks that finish together publish the same files: none may take away what another is writing.
+TEST_F(Resume, TemporaryFilesOfOtherRanksStay) {
+  options_.world_size = 2;
+  const auto temporary = [&](int rank) {
+    return output(Manifest::kDirectory) / fmt::format("tmp.{}.config.json", rank);
+  };
+  options_.rank = 1;
+  run(options_);
+  for (int rank = 0; rank < 4; ++rank) write_file(temporary(rank), "{");
+  options_.rank = 0;
+  run(options_);
+  EXPECT_TRUE(fs::exists(output("config.json")));
+  EXPECT_FALSE(fs::exists(temporary(0)));
+  EXPECT_TRUE(fs::exists(temporary(1)));
+  EXPECT_FALSE(fs::exists(temporary(2)));
+  EXPECT_FALSE(fs::exists(temporary(3)));
 }
 
 TEST_F(Resume, VerifyFindsWhatHasChanged) {

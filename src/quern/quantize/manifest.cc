@@ -195,12 +195,15 @@ void Manifest::publish_copy(const fs::path& from, const fs::path& target) const 
   fs::rename(temporary_path, target);
 }
 
-void Manifest::remove_temporary_files() const {
+void Manifest::remove_temporary_files(int world_size) const {
   for (const auto& entry : fs::directory_iterator(directory_)) {
-    if (entry.path().filename().string().starts_with(kTemporaryPrefix)) {
-      std::error_code gone_already;
-      fs::remove(entry.path(), gone_already);
-    }
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kTemporaryPrefix)) continue;
+    int owner = world_size;  // of no rank of this run, unless the name says so
+    std::from_chars(name.data() + kTemporaryPrefix.size(), name.data() + name.size(), owner);
+    if (owner != rank_ && owner >= 0 && owner < world_size) continue;
+    std::error_code gone_already;
+    fs::remove(entry.path(), gone_already);
   }
 }
 

@@ -66,8 +66,9 @@ class Manifest {
   // Writes and copies files of the output directory so that they appear whole.
   void publish(const std::filesystem::path& target, std::string_view text) const;
   void publish_copy(const std::filesystem::path& from, const std::filesystem::path& target) const;
-  // Removes what unfinished publish() calls of this and other ranks left.
-  void remove_temporary_files() const;
+  // Removes what unfinished publish() calls left: of this rank and of ranks that this run does not
+  // have. Those of the others may be in the making: several ranks can finish at the same time.
+  void remove_temporary_files(int world_size) const;
 
  private:
   std::filesystem::path record_path(const std::string& shard) const;

@@ -188,7 +188,7 @@ void finish_output_directory(const QuantizePlan& plan, const QuantizeOptions& op
   copy_other_files(options.model_dir, options.output_dir, manifest);
   if (!report.empty()) manifest.publish(options.output_dir / kReportName, report);
   manifest.publish(options.output_dir / kIndexName, index_text(plan));
-  manifest.remove_temporary_files();
+  manifest.remove_temporary_files(options.world_size);
   manifest.publish(options.output_dir / kConfigName, plan.config_text);
   sync_directory(options.output_dir);
 }
