@@ -5,13 +5,14 @@ PACKAGES := g++ cmake ninja-build pkg-config curl libcli11-dev libspdlog-dev nlo
             libboost1.81-dev libssl-dev libpcre2-dev prometheus-cpp-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
             libbenchmark-dev libjpeg-dev libpng-dev libwebp-dev libgif-dev
 PYTHON_PACKAGES := pybind11-dev python3-dev
+FUZZ_PACKAGES := clang libclang-rt-14-dev
 LINT_PACKAGES := clang-format clang-tidy
 JOBS ?= $(shell nproc)
 # A compiler cache when there is one.
 CCACHE := $(shell command -v ccache)
 CMAKE_FLAGS := $(if $(CCACHE),-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
 
-.PHONY: all demo test test-asan test-tsan python bench lint format packages clean
+.PHONY: all demo test test-asan test-tsan python fuzz bench lint format packages clean
 
 all: build/release/bin/quern
 
@@ -42,6 +43,19 @@ python: build/release/build.ninja
 	cmake --preset release $(CMAKE_FLAGS) -DQUERN_BUILD_PYTHON=ON -DPYTHON_EXECUTABLE=/usr/bin/python3 -B build/python
 	cmake --build build/python -j $(JOBS) --target _quern quern
 	ctest --test-dir build/python --output-on-failure -R '^Python'
+
+# Every fuzz target for FUZZ_SECONDS each; FUZZ=NAME runs one. Stops at the first finding.
+FUZZ_SECONDS ?= 600
+FUZZ ?= $(patsubst fuzz/%_fuzz.cc,%,$(wildcard fuzz/*_fuzz.cc))
+fuzz: | packages
+	@tools/install_packages.sh $(FUZZ_PACKAGES)
+	cmake --preset fuzz $(CMAKE_FLAGS)
+	cmake --build --preset fuzz -j $(JOBS)
+	@set -e; for target in $(FUZZ); do \
+	  echo "== $$target"; mkdir -p build/fuzz/corpus/$$target; \
+	  build/fuzz/fuzz/$${target}_fuzz -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/$$target- build/fuzz/corpus/$$target fuzz/corpus/$$target; \
+	done
 
 bench: build/release/build.ninja
 	cmake --build --preset release -j $(JOBS) --target benches
