@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "quern/base/error.h"
-#include "quern/base/log.h"
 
 namespace quern::cli {
 namespace {
@@ -46,10 +45,11 @@ MediaArguments::MediaArguments(CLI::App& app) {
   };
   flag("--language-model-only", language_model_only_, "No vision tower is loaded");
   flag("--disable-chunked-mm-input", disable_chunked_, "An image is never split over two chunks");
-  option("--limit-mm-per-prompt", limit_, R"(JSON: {"image": N}, images of one prompt (999))");
+  option("--limit-mm-per-prompt", limit_, R"(JSON: {"image": N, "video": M}, of one prompt (999 each))");
   option("--limit-mm-per-prompt.image", image_limit_, "The same without JSON")
       ->check(CLI::NonNegativeNumber);
-  option("--limit-mm-per-prompt.video", video_limit_, "0: videos are not supported");
+  option("--limit-mm-per-prompt.video", video_limit_, "The same without JSON")
+      ->check(CLI::NonNegativeNumber);
   option("--mm-processor-kwargs", processor_kwargs_,
          R"(JSON: {"min_pixels": N, "max_pixels": N}, sizes that pictures are resized to)");
   option("--mm-processor-kwargs.min_pixels", min_pixels_, "The same without JSON")
@@ -57,7 +57,10 @@ MediaArguments::MediaArguments(CLI::App& app) {
   option("--mm-processor-kwargs.max_pixels", max_pixels_, "The same without JSON")
       ->check(CLI::PositiveNumber);
   option("--media-io-kwargs", media_io_kwargs_,
-         R"(JSON: {"image": {"rgba_background_color": [255, 255, 255]}})");
+         R"(JSON: {"image": {"rgba_background_color": [255, 255, 255]}, "video": {"fps": 1}})");
+  option("--mm-processor-cache-gb", processor_cache_gb_,
+         "Of --max-media-gb, what media that clients name by uuid may keep, at most a half (4)")
+      ->check(CLI::NonNegativeNumber);
   option("--allowed-local-media-path", local_path_,
          "Folder under which file: URLs may be read (none)");
   option("--allowed-media-domains", domains_,
@@ -66,12 +69,13 @@ MediaArguments::MediaArguments(CLI::App& app) {
   option("--media-fetch-timeout", fetch_timeout_, "Seconds for one http(s) URL (5)")
       ->check(CLI::PositiveNumber);
   option("--max-media-gb", max_media_gb_,
-         "Memory for the pictures of all requests in GB (10^9 bytes); more get 429 (4)")
+         "Memory for the media of all requests in GB (10^9 bytes); more get 429 (4)")
       ->check(CLI::PositiveNumber);
 }
 
 void MediaArguments::apply(server::ChatEngineOptions& options) const {
-  options.max_images = max_images();
+  apply_limits(options);
+  options.mm_processor_cache_bytes = static_cast<std::size_t>(processor_cache_gb_ * 1e9);
   options.max_media_bytes = static_cast<std::size_t>(max_media_gb_ * 1e9);
   options.media.allowed_local_media_path = local_path_;
   options.media.allowed_media_domains = domains_;
@@ -84,7 +88,7 @@ void MediaArguments::apply(server::ChatEngineOptions& options) const {
   apply_media_io(images);
 }
 
-int MediaArguments::max_images() const {
+void MediaArguments::apply_limits(server::ChatEngineOptions& options) const {
   std::optional<int> images = image_limit_;
   std::optional<int> videos = video_limit_;
   const Json limits = json_option(limit_, "--limit-mm-per-prompt");
@@ -100,10 +104,8 @@ int MediaArguments::max_images() const {
       if (kind == "video") videos = limit;
     }
   }
-  if (videos.value_or(0) > 0) {
-    spdlog::info("--limit-mm-per-prompt: videos are not supported, requests with one are refused");
-  }
-  return images.value_or(999);
+  options.max_images = images.value_or(999);
+  options.max_videos = videos.value_or(999);
 }
 
 void MediaArguments::apply_processor(engine::ImageOptions& images) const {
@@ -127,12 +129,19 @@ void MediaArguments::apply_media_io(engine::ImageOptions& images) const {
   if (!kwargs.is_object()) return;
   const auto fail = [&] {
     throw UsageError(
-        R"(--media-io-kwargs: expected {{"image": {{"rgba_background_color": [R, G, B]}}}}, got {})",
+        R"(--media-io-kwargs: expected {{"image": {{"rgba_background_color": [R, G, B]}}}} or )"
+        R"({{"video": {{"fps": N}}}}, got {})",
         media_io_kwargs_);
   };
   for (const auto& [kind, options] : kwargs.items()) {
-    if (kind != "image" || !options.is_object()) fail();
+    if ((kind != "image" && kind != "video") || !options.is_object()) fail();
     for (const auto& [key, value] : options.items()) {
+      if (kind == "video") {
+        if (key == "num_frames" && value == -1) continue;  // vLLM's "as fps says"
+        if (key != "fps" || !value.is_number() || !(value.get<double>() > 0)) fail();
+        images.video_fps = value.get<double>();
+        continue;
+      }
       const bool colour = key == "rgba_background_color" && value.is_array() && value.size() == 3 &&
                           std::all_of(value.begin(), value.end(), [](const Json& part) {
                             return part.is_number_integer() && part.get<std::int64_t>() >= 0 &&

@@ -23,7 +23,7 @@ class MediaArguments {
   void apply(server::ChatEngineOptions& options) const;
 
  private:
-  int max_images() const;
+  void apply_limits(server::ChatEngineOptions& options) const;
   void apply_processor(engine::ImageOptions& images) const;
   void apply_media_io(engine::ImageOptions& images) const;
 
@@ -34,6 +34,7 @@ class MediaArguments {
   std::string processor_kwargs_;
   std::optional<std::int64_t> min_pixels_, max_pixels_;
   std::string media_io_kwargs_;
+  double processor_cache_gb_ = 4;
   std::string local_path_;
   std::vector<std::string> domains_;
   double fetch_timeout_ = 5;

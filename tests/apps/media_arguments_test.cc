@@ -30,6 +30,13 @@ TEST(MediaArguments, JsonAndDottedPieces) {
             3);
   EXPECT_EQ(parse({"--limit-mm-per-prompt", R"({"image": {"width": 1024}})"}).max_images, 999);
   EXPECT_EQ(parse({"--limit-mm-per-prompt.image", "0"}).max_images, 0);
+  EXPECT_EQ(parse({}).max_videos, 999);
+  EXPECT_EQ(parse({"--limit-mm-per-prompt", R"({"video": 2})"}).max_videos, 2);
+  EXPECT_EQ(parse({"--limit-mm-per-prompt.video", "1"}).max_videos, 1);
+  EXPECT_EQ(parse({"--media-io-kwargs", R"({"video": {"fps": 2, "num_frames": -1}})"})
+                .engine.images.video_fps,
+            2.0);
+  EXPECT_EQ(parse({"--mm-processor-cache-gb", "0"}).mm_processor_cache_bytes, 0U);
   EXPECT_EQ(parse({"--mm-processor-kwargs", R"({"max_pixels": 100352})"}).engine.images.max_pixels,
             100352);
   EXPECT_EQ(parse({"--mm-processor-kwargs.min_pixels", "3136"}).engine.images.min_pixels, 3136);
@@ -61,6 +68,7 @@ TEST(MediaArguments, MistakesAreNamed) {
       {{"--mm-processor-kwargs", R"({"fps": 1})"}, "unknown 'fps'"},
       {{"--mm-processor-kwargs", R"({"max_pixels": "x"})"}, "positive integer"},
       {{"--media-io-kwargs", R"({"video": {"num_frames": 40}})"}, "--media-io-kwargs: expected"},
+      {{"--media-io-kwargs", R"({"video": {"fps": 0}})"}, "--media-io-kwargs: expected"},
       {{"--media-io-kwargs", R"({"image": {"rgba_background_color": [0, 0, 256]}})"},
        "--media-io-kwargs: expected"},
       {{"--media-io-kwargs", R"({"image": {"image_mode": "L"}})"}, "--media-io-kwargs: expected"},

@@ -483,6 +483,46 @@ TEST(EngineLoop, AnImageIsEncodedOnceForAllWhoShowIt) {
   EXPECT_EQ(rig.loop.stats().images_encoded, 2U);
 }
 
+// A segment of a video: runs of placeholders with text between, one encoding, for every chunk length
+// and when the features are dropped between two runs.
+TEST(EngineLoop, RunsOfOneSegmentShareItsFeatures) {
+  std::vector<ImageInput> runs;
+  for (int i = 0; i < 3; ++i) {
+    ImageInput run = test::fake_image(20 + 60 * i, 90, 1);
+    run.num_tokens = 30;
+    run.first_row = 30 * i;
+    runs.push_back(run);
+  }
+  Generated first;
+  for (int budget = 1; budget <= 300; budget += budget < 20 ? 1 : 7) {
+    Rig rig(image_options(budget));
+    auto r = image_request("a", runs);
+    auto tokens = r.prompt;
+    const Generated result = rig.generate(std::move(r));
+    if (budget == 1) {
+      first = result;
+      for (int i = 0; i < 3; ++i) {
+        const auto logits = rig.runner.expected_logits(tokens, runs);
+        tokens.push_back(static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin()));
+      }
+      EXPECT_EQ(result.tokens, std::vector<TokenId>(tokens.begin() + 300, tokens.end()));
+    }
+    EXPECT_TRUE(test::same_result(result, first)) << budget;
+    EXPECT_EQ(rig.runner.encoded, 1) << budget;
+  }
+  // Another image of 120 rows fills the cache while one is between its runs.
+  Rig rig(image_options(25));
+  rig.collector.submit(rig.loop, image_request("a", runs));
+  rig.collector.submit(rig.loop, image_request("b", {test::fake_image(0, 120, 2)}));
+  EXPECT_TRUE(test::same_result(rig.collector.wait("a"), first));
+  rig.collector.wait("b");
+  // The same rows of another run are another content for the prefix cache.
+  auto shifted = runs;
+  for (ImageInput& run : shifted) run.first_row = (run.first_row + 30) % 90;
+  EXPECT_EQ(rig.generate(image_request("c", shifted)).last.cached_tokens, 0);
+  EXPECT_EQ(rig.generate(image_request("d", runs)).last.cached_tokens, 256);
+}
+
 TEST(EngineLoop, WhatCannotBeEncodedIsRefused) {
   Rig rig(image_options(200));
   auto r = image_request("a", {test::fake_image(10, 121, 1)});

@@ -71,9 +71,10 @@ class FakeRunner : public StepRunner {
     std::vector<std::uint64_t> entries;
     for (std::size_t i = 0; i < tokens.size(); ++i) entries.push_back(entry(i, tokens[i]));
     for (const ImageInput& image : images) {
-      for (int row = 0; row < image.patches->num_tokens; ++row) {
+      for (int row = 0; row < image.num_tokens; ++row) {
         const auto at = static_cast<std::size_t>(image.offset + row);
-        if (at < tokens.size()) entries[at] = image_entry(at, feature_hash(*image.patches, row));
+        if (at >= tokens.size()) continue;
+        entries[at] = image_entry(at, feature_hash(*image.patches, image.first_row + row));
       }
     }
     std::uint64_t state = 0;
@@ -159,6 +160,7 @@ inline ImageInput fake_image(int offset, int rows, unsigned seed) {
   patches->pixels = {static_cast<float>(seed), static_cast<float>(rows)};
   ImageInput image;
   image.offset = offset;
+  image.num_tokens = rows;
   image.hash[0] = static_cast<std::byte>(seed);
   image.hash[1] = static_cast<std::byte>(rows & 0xFF);
   image.patches = std::move(patches);

@@ -46,6 +46,7 @@ class ImageRequests {
     image.patches = patches;
     request.prompt.push_back(token("]<]start of image[>["));
     image.offset = static_cast<int>(request.prompt.size());
+    image.num_tokens = patches->num_tokens;
     request.prompt.insert(request.prompt.end(), static_cast<std::size_t>(patches->num_tokens),
                           token("]<]image[>["));
     request.prompt.push_back(token("]<]end of image[>["));

@@ -37,7 +37,7 @@ class SchedulerImagesTest : public ::testing::Test {
     sequence.tokens.assign(static_cast<std::size_t>(num_tokens), 7);
     sequence.num_prompt_tokens = num_tokens;
     for (const auto& [offset, rows, name] : images) {
-      sequence.images.push_back({offset, rows, hash_of(name)});
+      sequence.images.push_back({offset, rows, hash_of(name), 0, rows});
     }
     sequence.prefix_keys = make_prefix_keys("", sequence.images);
     scheduler_->add(sequence);

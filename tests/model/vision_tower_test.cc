@@ -188,6 +188,49 @@ TEST(VisionTowerTiny, FeaturesAndLogitsAreThoseOfTransformers) {
   }
 }
 
+// Six temporal patches in segments of four and two, between the tokens of their times; frames are
+// OpenCV's (tools/video_golden.py), so this needs no video decoder.
+TEST(VisionTowerTiny, VideoFeaturesAndLogitsAreThoseOfTransformers) {
+  const Golden want(kSource / "tests/golden/video/clips.safetensors");
+  const auto bytes = want.bytes("h264_long.frames");
+  constexpr std::size_t kFrame = std::size_t{48} * 62 * 3;
+  std::vector<vision::RgbImage> frames;
+  for (std::size_t i = 0; i < bytes.size(); i += kFrame) {
+    const auto frame = bytes.subspan(i, kFrame);
+    frames.push_back({{62, 48}, {frame.begin(), frame.end()}});
+  }
+  ASSERT_EQ(frames.size(), 11U);
+  // All frames in one call: the tower cuts them into segments by itself, as the engine's callers do.
+  const ImagePatches video = vision::preprocess_frames(frames, preprocess_config());
+  const std::vector<float> features = Tower(float32()).encode({&video});
+  EXPECT_LE(max_difference(features, want.f32("h264_long.features")), 1e-5F);
+  const ImagePatches head = vision::preprocess_frames(std::span(frames).first(8), preprocess_config());
+  const ImagePatches tail = vision::preprocess_frames(std::span(frames).subspan(8), preprocess_config());
+  EXPECT_EQ(Tower(float32()).encode({&head, &tail}), features);
+
+  ModelRunner runner(kTiny, float32());
+  const auto ids = want.ints("h264_long.tokens");
+  constexpr std::int32_t kVideoPlaceholder = 2010;
+  const std::size_t run = static_cast<std::size_t>(video.num_tokens / video.grid_t) * 192;
+  std::vector<float> logits;
+  std::size_t begin = 0, next = 0;
+  while (begin < ids.size()) {  // pieces with one run of placeholders each
+    const auto first = static_cast<std::size_t>(
+        std::find(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.end(), kVideoPlaceholder) -
+        ids.begin());
+    std::size_t end = first;
+    while (end < ids.size() && ids[end] == kVideoPlaceholder) ++end;
+    FeaturesAt at;
+    if (first < ids.size()) at = {std::span(features).subspan(next, run), first - begin};
+    next += first < ids.size() ? run : 0;
+    logits = runner.run(std::span(ids).subspan(begin, end - begin),
+                        static_cast<std::int32_t>(begin), 1 << 20, nullptr, false, at);
+    begin = end;
+  }
+  EXPECT_EQ(next, features.size());
+  EXPECT_LE(max_difference(logits, want.f32("h264_long.logits")), 2e-4F);
+}
+
 TEST(VisionTowerTiny, CpuIsTheOracleRoundedAtTheSamePoints) {
   Tower oracle(kernels::make_reference_backend(Rounding::kBF16));
   Tower fast(cpu(2));

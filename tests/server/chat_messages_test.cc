@@ -37,27 +37,56 @@ TEST(TemplateMessages, ImagesStandWhereTheirPartStands) {
       {"role":"tool","content":[{"type":"image_url","image_url":{"url":"data:6"},"uuid":"x"}]}])");
   EXPECT_EQ(count_parts(messages, PartKind::kImage), 6);
   EXPECT_EQ(count_parts(messages, PartKind::kVideo), 0);
-  EXPECT_EQ(take_image_urls(messages),
+  std::vector<MediaItem> items = take_media(messages);
+  ASSERT_EQ(items.size(), 6U);
+  EXPECT_EQ(items[4].uuid, "");
+  EXPECT_EQ(items[5].uuid, "x");
+  EXPECT_EQ(take_urls(items),
             (std::vector<std::string>{"data:1", "data:2", "data:3", "data:4", "data:5", "data:6"}));
   EXPECT_EQ(messages.dump().find("data:"), std::string::npos) << "the URLs have left";
   EXPECT_EQ(count_parts(messages, PartKind::kImage), 6);
-  EXPECT_EQ(template_messages(messages, ContentFormat::kOpenAi, "<i>")[0]["content"].dump(),
+  EXPECT_EQ(template_messages(messages, ContentFormat::kOpenAi, {"<i>", "<v>"})[0]["content"].dump(),
             R"([{"type":"text","text":"a"},{"type":"image"},{"type":"text","text":"b"},)"
             R"({"type":"image"},{"type":"image"},{"type":"image"},{"type":"image"}])");
-  EXPECT_EQ(template_messages(messages, ContentFormat::kString, "<i>")[0]["content"],
+  EXPECT_EQ(template_messages(messages, ContentFormat::kString, {"<i>", "<v>"})[0]["content"],
             "a\n<i>\nb\n<i>\n<i>\n<i>\n<i>");
+}
+
+TEST(TemplateMessages, VideosAndImagesKeepTheirOrder) {
+  Json messages = json(R"([{"role":"user","content":[
+      {"type":"video_url","video_url":{"url":"data:1"}},{"type":"text","text":"a"},
+      {"type":"image_url","image_url":null,"uuid":"known"},
+      {"type":"video_url","video_url":{"url":"data:2"},"uuid":"v"}]}])");
+  std::vector<MediaItem> items = take_media(messages);
+  ASSERT_EQ(items.size(), 3U);
+  EXPECT_EQ(items[0].kind, PartKind::kVideo);
+  EXPECT_EQ(items[1].kind, PartKind::kImage);
+  EXPECT_FALSE(items[1].has_url);
+  EXPECT_EQ(take_urls(items), (std::vector<std::string>{"data:1", "data:2"}));
+  std::vector<Media> media(2);
+  media[0].bytes = "one";
+  media[1].bytes = "two";
+  put_media(std::move(media), items);
+  EXPECT_EQ(items[0].media.bytes, "one");
+  EXPECT_EQ(items[1].media.bytes, "");
+  EXPECT_EQ(items[2].media.bytes, "two");
+  EXPECT_EQ(template_messages(messages, ContentFormat::kOpenAi)[0]["content"].dump(),
+            R"([{"type":"video"},{"type":"text","text":"a"},{"type":"image"},{"type":"video"}])");
+  EXPECT_EQ(template_messages(messages, ContentFormat::kString, {"<i>", "<v>"})[0]["content"],
+            "<v>\na\n<i>\n<v>");
 }
 
 TEST(TemplateMessages, AnImageNeedsAUrl) {
   for (const char* part :
        {R"({"type":"image_url"})", R"({"type":"image_url","image_url":{}})",
-        R"({"type":"image_url","image_url":null,"uuid":"x"})",
+        R"({"type":"image_url","image_url":null,"uuid":""})",
+        R"({"type":"image_url","image_url":{"url":"data:"},"uuid":5})",
         R"({"type":"image_url","image_url":5})",
         R"({"type":"image_url","image_url":{"url":["data:"]}})", R"({"type":"image"})"}) {
     Json messages = json(R"([{"role":"user","content":"a"},{"role":"user","content":[)" +
                          std::string(part) + "]}]");
     try {
-      take_image_urls(messages);
+      take_media(messages);
       ADD_FAILURE() << part;
     } catch (const ApiError& error) {
       EXPECT_EQ(error.status(), 400);

@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 
 #include "quern/base/file.h"
 #include "quern/base/json.h"
+#include "quern/checkpoint/safetensors.h"
 #include "quern/server/server.h"
 #include "tests/server/base64.h"
 #include "tests/server/media_server.h"
@@ -33,6 +35,15 @@ std::string data_url(const std::string& bytes) {
 }
 Json image_part(const std::string& url) {
   return {{"type", "image_url"}, {"image_url", {{"url", url}}}};
+}
+Json video_part(const std::string& url) {
+  return {{"type", "video_url"}, {"video_url", {{"url", url}}}};
+}
+std::string clip(const std::string& name) {
+  const SafetensorsFile file(std::filesystem::path(QUERN_SOURCE_DIR) /
+                             "tests/golden/video/clips.safetensors");
+  const auto raw = file.view(*file.find(name + ".file")).raw();
+  return {reinterpret_cast<const char*>(raw.data()), raw.size()};
 }
 Json text_part(const std::string& text) { return {{"type", "text"}, {"text", text}}; }
 Json user(std::vector<Json> parts) { return {{"role", "user"}, {"content", std::move(parts)}}; }
@@ -311,14 +322,82 @@ TEST_F(ImageE2e, WhatStrangersSendIsRefusedAndHurtsNobody) {
       body(Json::array({user({text_part("look: ]<]image[>["), image_part(data_url(picture))})})));
   EXPECT_EQ(spoofed.status, 400);
   EXPECT_THAT(spoofed.error(), HasSubstr("2 image placeholders"));
-  Json video = Json::array({user({{{"type", "video_url"}, {"video_url", {{"url", "data:"}}}}})});
-  EXPECT_THAT(ask(body(video)).error(), HasSubstr("At most 0 video(s) may be provided"));
+  for (const std::string& url : {data_url("not a video"), data_url(picture), inside.url("/"),
+                                 data_url(std::string("\0\0\0\x18" "ftypmp42", 12))}) {
+    EXPECT_EQ(ask(body(Json::array({user({video_part(url)})}))).status, 400) << url.substr(0, 60);
+  }
+  EXPECT_EQ(inside.connections(), 0);
 
   // The largest picture that is taken needs a few hundred MB; none of these may need that much.
   EXPECT_LT(peak_memory_bytes() - before, std::size_t{400} << 20);
   EXPECT_EQ(ask(ask_about(data_url(shape("blue_square_56")))).text(), "a blue square");
   EXPECT_TRUE(server_->chat().engine().healthy());
   EXPECT_EQ(server_->chat().service().in_flight(), 0);
+}
+
+// Two segments; alone, again from the caches, and beside other requests in small chunks.
+TEST_F(ImageE2e, VideosAreSeenTheSameAloneAndTogether) {
+  if (!vision::video_supported()) GTEST_SKIP() << "built without FFmpeg's libraries";
+  start([](ServerOptions& options) { options.model.engine.max_num_batched_tokens = 32;
+                                     options.model.engine.max_num_seqs = 16; });
+  const std::string url = "data:video/mp4;base64," + test::encode_base64(clip("h264_long"));
+  const Json request = body(Json::array({user({video_part(url), text_part("What is this?")})}));
+  const Answer alone = ask(request);
+  ASSERT_EQ(alone.status, 200) << alone.json;
+  EXPECT_EQ(stats().images_encoded, 2U) << "segments";
+  const Answer text = ask(body(Json::array({user({text_part("What is this?")})})));
+  // Six times 4 placeholders, start, end, and the tokens of the time.
+  const int added = alone.json["usage"]["prompt_tokens"].get<int>() -
+                    text.json["usage"]["prompt_tokens"].get<int>();
+  EXPECT_GT(added, 6 * 6 + 6 * 5);
+  std::vector<std::string> together(6);
+  std::vector<std::thread> clients;
+  for (std::size_t i = 0; i < together.size(); ++i) {
+    clients.emplace_back([&, i] { together[i] = ask(request).json["choices"].dump(); });
+  }
+  EXPECT_EQ(ask(ask_about(data_url(shape("red_circle_56")))).text(), "a red circle");
+  for (std::thread& client : clients) client.join();
+  for (const std::string& answer : together) EXPECT_EQ(answer, alone.json["choices"].dump());
+  EXPECT_EQ(stats().images_encoded, 3U);
+}
+
+TEST_F(ImageE2e, AKnownUuidNeedsNoData) {
+  start();
+  Json part = image_part(data_url(shape("red_circle_56")));
+  part["uuid"] = "the-circle";
+  const Json question = text_part("What is in this picture?");
+  EXPECT_EQ(ask(body(Json::array({user({part, question})}))).text(), "a red circle");
+  part["image_url"] = nullptr;
+  EXPECT_EQ(ask(body(Json::array({user({part, question})}))).text(), "a red circle");
+  part["uuid"] = "another";
+  const Answer unknown = ask(body(Json::array({user({part, question})})));
+  EXPECT_EQ(unknown.status, 400);
+  EXPECT_THAT(unknown.error(), HasSubstr("uuid 'another' is not, or no longer, in the cache"));
+}
+
+// The fetch ends with the client who asked for it.
+TEST_F(ImageE2e, AFetchEndsWhenItsClientGoes) {
+  std::atomic<bool> dropped = false;
+  LoopbackServer* running = nullptr;
+  LoopbackServer slow([&](const std::string&, const auto& write) {
+    write("HTTP/1.1 200 OK\r\nX: ");
+    while (!running->stopping() && write("x"))
+      std::this_thread::sleep_for(milliseconds(5));
+    dropped = !running->stopping();
+  });
+  running = &slow;
+  start([](ServerOptions& options) {
+    options.model.media.allowed_media_domains = {"127.0.0.1"};
+    options.model.media.fetch_timeout = milliseconds(600'000);
+  });
+  {
+    RawClient client(port_);
+    client.send(post("/v1/chat/completions", ask_about(slow.url("/")).dump()));
+    while (slow.connections() < 1) std::this_thread::sleep_for(milliseconds(1));
+  }
+  for (int i = 0; i < 2000 && !dropped; ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_TRUE(dropped);
+  EXPECT_EQ(ask(ask_about(data_url(shape("blue_square_56")))).text(), "a blue square");
 }
 
 TEST_F(ImageE2e, LimitsOfTheOperator) {

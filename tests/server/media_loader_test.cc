@@ -111,6 +111,54 @@ TEST(MediaLoader, SlowFetchesDoNotBlockOthers) {
   EXPECT_EQ(most, 3);
 }
 
+// Two fetches at once: the third waits for its turn. All end at once when their clients go, and
+// the slots are free for the next.
+TEST(MediaLoader, WhoLosesItsClientEndsEarly) {
+  LoopbackServer* running = nullptr;
+  std::atomic<bool> hang = true;
+  std::atomic<int> dropped = 0;
+  LoopbackServer server([&](const std::string&, const auto& write) {
+    if (!hang) return static_cast<void>(write(test::ok("quick")));
+    write("HTTP/1.1 200 OK\r\nX: ");
+    while (!running->stopping() && write("x"))
+      std::this_thread::sleep_for(milliseconds(5));
+    ++dropped;
+  });
+  running = &server;
+  MediaOptions options = loopback_allowed();
+  options.max_fetches = 2;
+  options.fetch_timeout = milliseconds(600'000);
+  const auto budget = std::make_shared<MemoryBudget>(1 << 20);
+  MediaLoader loader(options, budget);
+  std::vector<std::future<int>> ends;
+  std::vector<MediaLoader::Cancel> cancels;
+  for (int i = 0; i < 3; ++i) {
+    auto end = std::make_shared<std::promise<int>>();
+    ends.push_back(end->get_future());
+    cancels.push_back(loader.load({data_url("x"), server.url("/")},
+                                  [end](std::exception_ptr error, std::vector<Media> media) {
+                                    EXPECT_TRUE(media.empty());
+                                    try {
+                                      std::rethrow_exception(error);
+                                    } catch (const ApiError& api_error) {
+                                      end->set_value(api_error.status());
+                                    }
+                                  }));
+  }
+  while (server.connections() < 2) std::this_thread::sleep_for(milliseconds(1));
+  cancels[2]();
+  EXPECT_EQ(ends[2].get(), 499) << "it only waited";
+  cancels[0]();
+  cancels[1]();
+  EXPECT_EQ(ends[0].get(), 499);
+  EXPECT_EQ(ends[1].get(), 499);
+  while (dropped < 2) std::this_thread::sleep_for(milliseconds(1));
+  hang = false;
+  EXPECT_EQ(loader.load({server.url("/")})[0].bytes, "quick");
+  EXPECT_EQ(budget->used(), 0U);
+  cancels[0]();  // late: nothing happens
+}
+
 TEST(MediaLoader, StopsWhileFetchesRun) {
   LoopbackServer* running = nullptr;
   LoopbackServer server([&](const std::string&, const auto& write) {

@@ -102,7 +102,7 @@ struct Engine::Impl {
     if (image_config) {
       // vLLM: one image always fits, and a step encodes no more than it computes.
       loop_options.encoder_cache_tokens = static_cast<int>(
-          std::max<std::int64_t>(options.max_num_batched_tokens, image_config->max_image_tokens()));
+          std::max<std::int64_t>(options.max_num_batched_tokens, largest_image_tokens()));
       loop_options.scheduler.max_encoder_tokens = loop_options.encoder_cache_tokens;
       loop_options.scheduler.disable_chunked_mm_input = options.images.disable_chunked_mm_input;
     }
@@ -135,6 +135,10 @@ struct Engine::Impl {
     return options;
   }
 
+  std::int64_t largest_image_tokens() const {
+    return std::max(image_config->max_image_tokens(), image_config->max_segment_tokens());
+  }
+
   // The tower, when there is one and it is wanted.
   void open_vision() {
     if (options.images.language_model_only || !config.vision_config ||
@@ -162,8 +166,15 @@ struct Engine::Impl {
     }
     vision::VisionPreprocessConfig found = vision::make_preprocess_config(file);
     found.decode.background = options.images.rgba_background_color;
+    if (options.images.max_pixels) found.max_frame_pixels = *options.images.max_pixels;
+    if (found.min_pixels > found.max_frame_pixels) {
+      throw Error("mm_processor_kwargs: min_pixels {} is more than a frame of a video may have ({})",
+                  found.min_pixels, found.max_frame_pixels);
+    }
+    found.video_fps = options.images.video_fps;
+    found.segment_steps = static_cast<int>(config.vision_config->vision_segment_max_frames);
     model::VisionLimits limits;
-    limits.max_patches = found.max_image_patches();
+    limits.max_patches = std::max(found.max_image_patches(), found.max_segment_patches());
     tower = std::make_unique<model::VisionTower>(checkpoint, config, *backend, limits);
     image_config = found;
   }

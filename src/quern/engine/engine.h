@@ -27,6 +27,7 @@ struct ImageOptions {
   std::optional<std::int64_t> max_pixels;
   // --media-io-kwargs: what lies under a picture with an alpha channel; vLLM's is white.
   std::array<std::uint8_t, 3> rgba_background_color{255, 255, 255};
+  double video_fps = 1;  // --media-io-kwargs: frames of a second that are looked at
   bool disable_chunked_mm_input = false;
 };
 

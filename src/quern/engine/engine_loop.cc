@@ -19,6 +19,17 @@ constexpr double kLogIntervalSeconds = 10;
 // Logits of so many prompt tokens are held at once.
 constexpr int kPromptRows = 32;
 
+// One that is longer could never be scheduled.
+void check_image_length(int tokens, int most) {
+  if (tokens <= most) return;
+  throw InvalidRequest(
+      fmt::format("The decoder prompt contains an image item with length {}, which exceeds the "
+                  "pre-allocated encoder cache size {}. Please reduce the input size or raise "
+                  "max_num_batched_tokens.",
+                  tokens, most),
+      "image");
+}
+
 }  // namespace
 
 // All of one request. The scheduler sees the Sequence.
@@ -36,7 +47,8 @@ struct EngineLoop::Generation : Sequence {
     tokens.assign(request.prompt.begin(), request.prompt.end());
     blocks.reserve(static_cast<std::size_t>(blocks_for(static_cast<int>(capacity))));
     for (const ImageInput& image : request.images) {
-      images.push_back({image.offset, image.patches->num_tokens, image.hash});
+      images.push_back({image.offset, image.num_tokens, image.hash, image.first_row,
+                        image.patches->num_tokens});
     }
     prefix_keys = make_prefix_keys(request.cache_salt, images);
     reads_prefix_cache = !request.sampling.prompt_logprobs;
@@ -117,22 +129,15 @@ void EngineLoop::check_request(const GenerationRequest& request) const {
 void EngineLoop::check_images(const GenerationRequest& request) const {
   int end = 0;
   for (const ImageInput& image : request.images) {
-    QUERN_CHECK(image.patches != nullptr && image.patches->num_tokens > 0 && image.offset >= end);
-    const int tokens = image.patches->num_tokens;
-    end = image.offset + tokens;
+    QUERN_CHECK(image.patches != nullptr && image.num_tokens > 0 && image.offset >= end);
+    QUERN_CHECK(image.first_row >= 0 &&
+                image.first_row + image.num_tokens <= image.patches->num_tokens);
+    end = image.offset + image.num_tokens;
     QUERN_CHECK(static_cast<std::size_t>(end) <= request.prompt.size());
-    int most = options_.encoder_cache_tokens;
-    if (options_.scheduler.disable_chunked_mm_input) {
-      most = std::min(most, options_.scheduler.max_num_batched_tokens);
-    }
     if (runner_.feature_size() == 0) throw InvalidRequest("The model takes no images.", "image");
-    if (tokens > most) {
-      throw InvalidRequest(
-          fmt::format("The decoder prompt contains an image item with length {}, which exceeds the "
-                      "pre-allocated encoder cache size {}. Please reduce the input size or raise "
-                      "max_num_batched_tokens.",
-                      tokens, most),
-          "image");
+    check_image_length(image.patches->num_tokens, options_.encoder_cache_tokens);
+    if (options_.scheduler.disable_chunked_mm_input) {
+      check_image_length(image.num_tokens, options_.scheduler.max_num_batched_tokens);
     }
   }
 }
@@ -342,7 +347,9 @@ void EngineLoop::add_features(const ScheduledChunk& chunk) {
     QUERN_CHECK(first < end);
     features_.push_back({first - chunk.start,
                          images_.features(image.hash)
-                             .subspan(static_cast<std::size_t>(first - image.offset) * row_floats,
+                             .subspan(static_cast<std::size_t>(image.first_row + first -
+                                                               image.offset) *
+                                          row_floats,
                                       static_cast<std::size_t>(end - first) * row_floats)});
   }
 }

@@ -104,9 +104,13 @@ struct ReasoningFormat {
   bool is_over = false;              // the rendered prompt ends behind reasoning
 };
 
-// An image of a prompt: its features take the place of the embeddings of its placeholder tokens.
+// An image of a prompt: its features take the place of the embeddings of its placeholder tokens. A
+// segment of a video stands in the prompt as several of these, a run of placeholders each, which
+// share hash and patches.
 struct ImageInput {
-  int offset = 0;  // of the first of patches->num_tokens placeholders, in the prompt
+  int offset = 0;      // of the first placeholder, in the prompt
+  int first_row = 0;   // of the features
+  int num_tokens = 0;  // placeholders and rows
   ImageHash hash{};
   std::shared_ptr<const vision::ImagePatches> patches;  // shared by all generations of a request
 };

@@ -119,9 +119,9 @@ int Scheduler::take_images(Sequence& sequence, int start, int count) {
 bool Scheduler::take_image(SequenceImage& image) {
   const bool cached = images_.acquire(image.hash);
   if (!cached) {
-    if (image.num_tokens > encoder_budget_) return false;
-    if (!images_.insert(image.hash, image.num_tokens)) return false;
-    encoder_budget_ -= image.num_tokens;
+    if (image.num_rows > encoder_budget_) return false;
+    if (!images_.insert(image.hash, image.num_rows)) return false;
+    encoder_budget_ -= image.num_rows;
   }
   ++mm_cache_queries_;
   mm_cache_hits_ += cached ? 1 : 0;

@@ -28,6 +28,7 @@ std::vector<std::string> make_prefix_keys(std::string_view cache_salt,
       key += 'i';
       key.append(reinterpret_cast<const char*>(image.hash.data()), image.hash.size());
       append_number(image.offset - block * kBlockTokens, key);
+      append_number(image.first_row, key);
     }
   }
   return keys;

@@ -13,11 +13,14 @@
 
 namespace quern::engine {
 
-// tokens[offset, offset + num_tokens) of a sequence are placeholders of an image.
+// tokens[offset, offset + num_tokens) of a sequence are placeholders of rows [first_row, first_row +
+// num_tokens) of an image's features, of which there are num_rows.
 struct SequenceImage {
   int offset = 0;
   int num_tokens = 0;
   ImageHash hash{};
+  int first_row = 0;
+  int num_rows = 0;
   bool held = false;  // kept by the scheduler: the sequence has a reference in the encoder cache
 
   int end() const { return offset + num_tokens; }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -17,6 +18,7 @@ namespace {
 constexpr std::size_t kMaxTemplateBytes = 4 << 20;
 // Of MiniMax-M3's tokenizer: vLLM models/minimax_m3/common/mm_preprocess.py.
 constexpr const char* kImagePlaceholder = "]<]image[>[";
+constexpr const char* kVideoPlaceholder = "]<]video[>[";
 constexpr const char* kImageStart = "]<]start of image[>[";
 constexpr const char* kImageEnd = "]<]end of image[>[";
 
@@ -78,7 +80,8 @@ void log_defaults(const GenerationConfig& config) {
 std::string image_text(const vision::VisionPreprocessConfig* config) {
   if (config == nullptr) return "none";
   const auto background = config->decode.background.value_or(std::array<std::uint8_t, 3>{});
-  return fmt::format("{} {} {} {}", config->min_pixels, config->max_pixels,
+  return fmt::format("{} {} {} {} {} {}", config->min_pixels, config->max_pixels,
+                     config->max_frame_pixels, config->video_fps,
                      config->decode.background.has_value(), fmt::join(background, ","));
 }
 
@@ -91,7 +94,8 @@ std::string hash_text(const std::string& text) {
 std::shared_ptr<const ImageInputs> image_inputs(const ChatEngineOptions& options,
                                                 const engine::Engine& engine,
                                                 std::shared_ptr<MemoryBudget> budget) {
-  if (engine.image_config() == nullptr || options.max_images == 0) return nullptr;
+  if (engine.image_config() == nullptr) return nullptr;
+  if (options.max_images == 0 && options.max_videos == 0) return nullptr;
   const Tokenizer& tokenizer = engine.tokenizer();
   const auto token = [&](std::string_view text) {
     const auto id = tokenizer.token_id(text);
@@ -100,17 +104,26 @@ std::shared_ptr<const ImageInputs> image_inputs(const ChatEngineOptions& options
   };
   ImageInputOptions images;
   images.config = *engine.image_config();
-  images.limits.max_bytes = options.media.max_item_bytes;
+  images.limits.max_bytes = images.video_limits.max_bytes = options.media.max_item_bytes;
   images.placeholder = kImagePlaceholder;
+  images.video_placeholder = kVideoPlaceholder;
   images.image_token = token(kImagePlaceholder);
+  images.video_token = token(kVideoPlaceholder);
   images.start_token = token(kImageStart);
   images.end_token = token(kImageEnd);
-  const auto& named = engine.config().image_token_index;
-  if (named && *named != images.image_token) {
-    throw Error("config.json: image_token_index is {}, but '{}' is token {} of tokenizer.json",
-                *named, kImagePlaceholder, images.image_token);
-  }
+  const auto check = [](const char* key, const auto& named, const char* text, std::int32_t id) {
+    if (!named || *named == id) return;
+    throw Error("config.json: {} is {}, but '{}' is token {} of tokenizer.json", key, *named, text,
+                id);
+  };
+  check("image_token_index", engine.config().image_token_index, kImagePlaceholder,
+        images.image_token);
+  check("video_token_index", engine.config().video_token_index, kVideoPlaceholder,
+        images.video_token);
+  images.tokenize = [&tokenizer](std::string_view text) { return tokenizer.encode(text); };
   images.max_images = options.max_images;
+  images.max_videos = options.max_videos;
+  images.cache_bytes = std::min(options.mm_processor_cache_bytes, options.max_media_bytes / 2);
   images.max_model_len = engine.max_model_len();
   images.budget = std::move(budget);
   return std::make_shared<const ImageInputs>(std::move(images));

@@ -23,8 +23,11 @@ struct ChatEngineOptions {
   ChatServiceOptions chat;
   MediaOptions media;
   int max_images = 999;  // of one prompt
-  std::size_t max_media_bytes = 4ULL
-                                << 30;  // pictures of all live requests, encoded and as patches
+  int max_videos = 999;
+  // Pictures of all live requests, encoded and as patches.
+  std::size_t max_media_bytes = 4ULL << 30;
+  // Of those, what may be kept of media that clients name by uuid; at most a half.
+  std::size_t mm_processor_cache_bytes = 4'000'000'000;
   int max_queue_len = 4096;             // waiting generations beyond those that run
 };
 

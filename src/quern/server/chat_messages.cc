@@ -43,7 +43,7 @@ std::string part_text(const Json& part, const Place& place) {
   return text->get<std::string>();
 }
 
-Json content_of(const Json& message, ContentFormat format, std::string_view image_placeholder,
+Json content_of(const Json& message, ContentFormat format, const MediaPlaceholders& placeholders,
                 const Place& place) {
   const auto content = message.find("content");
   if (content == message.end() || content->is_null()) return nullptr;
@@ -61,9 +61,11 @@ Json content_of(const Json& message, ContentFormat format, std::string_view imag
     add(content->get<std::string>());
   } else if (content->is_array()) {
     for (const Json& part : *content) {
-      if (part_kind(part) == PartKind::kImage) {
-        join(image_placeholder);
-        parts.push_back({{"type", "image"}});
+      const PartKind kind = part_kind(part);
+      if (kind == PartKind::kImage || kind == PartKind::kVideo) {
+        const bool video = kind == PartKind::kVideo;
+        join(video ? placeholders.video : placeholders.image);
+        parts.push_back({{"type", video ? "video" : "image"}});
       } else {
         add(part_text(part, place));
       }
@@ -109,10 +111,10 @@ Json tool_calls_of(const Json& calls, const Place& place) {
   return result;
 }
 
-Json template_message(const Json& message, ContentFormat format, std::string_view image_placeholder,
+Json template_message(const Json& message, ContentFormat format, const MediaPlaceholders& placeholders,
                       const Place& place) {
   Json result = {{"role", message["role"]},
-                 {"content", content_of(message, format, image_placeholder, place)}};
+                 {"content", content_of(message, format, placeholders, place)}};
   if (const auto name = message.find("name"); name != message.end() && name->is_string()) {
     result["name"] = *name;
   }
@@ -141,10 +143,10 @@ Json template_message(const Json& message, ContentFormat format, std::string_vie
 }  // namespace
 
 Json template_messages(const Json& messages, ContentFormat format,
-                       std::string_view image_placeholder) {
+                       const MediaPlaceholders& placeholders) {
   Json result = Json::array();
   for (std::size_t i = 0; i < messages.size(); ++i) {
-    result.push_back(template_message(messages[i], format, image_placeholder, Place{i}));
+    result.push_back(template_message(messages[i], format, placeholders, Place{i}));
   }
   return result;
 }

@@ -11,10 +11,13 @@
 namespace quern::server {
 
 // Rules of vLLM entrypoints/chat_utils.py: text parts are joined with newlines for a template that
-// wants strings, an image being `image_placeholder` there, else content is a list of parts;
+// wants strings, images and videos being their placeholders there, else content is a list of parts;
 // reasoning stands under `reasoning` and `reasoning_content`; arguments of tool calls are objects.
 // Throws ApiError (400) naming the message.
+struct MediaPlaceholders {
+  std::string_view image, video;
+};
 Json template_messages(const Json& messages, ContentFormat format,
-                       std::string_view image_placeholder = {});
+                       const MediaPlaceholders& placeholders = {});
 
 }  // namespace quern::server

@@ -46,7 +46,7 @@ class ChatEvents final : public AnswerEvents {
 asio::awaitable<void> chat(ApiContext& api, HttpExchange& exchange) {
   check_content_type(exchange.request());
   ChatPlan plan = co_await prepare_chat(
-      api, [&body = exchange.request().body] { return parse_chat_request(body); });
+      api, exchange, [&body = exchange.request().body] { return parse_chat_request(body); });
   if (api.options.force_include_usage) plan.include_usage = true;
   if (const std::string id = request_id_header(exchange.request()); !id.empty()) {
     plan.id = "chatcmpl-" + id;

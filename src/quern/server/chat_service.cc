@@ -50,7 +50,7 @@ ChatService::ChatService(const Tokenizer& tokenizer, ChatTemplate chat_template,
   QUERN_CHECK(!options_.model_names.empty() && options_.max_model_len > 0);
 }
 
-std::vector<std::string> ChatService::take_media_urls(ChatRequest& request) const {
+std::vector<MediaItem> ChatService::take_media(ChatRequest& request) const {
   const auto check = [&](PartKind kind, const char* name, int limit) {
     const int count = count_parts(request.messages, kind);
     if (count <= limit) return;
@@ -59,25 +59,30 @@ std::vector<std::string> ChatService::take_media_urls(ChatRequest& request) cons
                     limit > 0 ? " Set `--limit-mm-per-prompt` to increase this limit." : ""),
         name, count);
   };
-  check(PartKind::kVideo, "video", 0);
-  check(PartKind::kImage, "image", options_.images ? options_.images->options().max_images : 0);
-  return take_image_urls(request.messages);
+  const ImageInputOptions* limits = options_.images ? &options_.images->options() : nullptr;
+  check(PartKind::kVideo, "video", limits != nullptr ? limits->max_videos : 0);
+  check(PartKind::kImage, "image", limits != nullptr ? limits->max_images : 0);
+  if (!vision::video_supported() && count_parts(request.messages, PartKind::kVideo) > 0) {
+    throw ApiError(400, "Videos are not supported: the server was built without FFmpeg's libraries.",
+                   "video");
+  }
+  return server::take_media(request.messages);
 }
 
 // Tokens, with placeholders expanded for the images.
-void ChatService::set_prompt(const std::string& text, std::vector<Media> media,
-                             ChatPlan& plan) const {
+void ChatService::set_prompt(const std::string& text, std::vector<MediaItem> media,
+                             const std::string& cache_salt, ChatPlan& plan) const {
   try {
     plan.prompt = tokenizer_.encode(text);
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
   if (media.empty()) return;
-  plan.images = options_.images->prepare(std::move(media));
-  options_.images->expand(plan.prompt, plan.images);
+  plan.images = options_.images->expand(plan.prompt,
+                                        options_.images->prepare(std::move(media), cache_salt));
 }
 
-ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media) const {
+ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> media) const {
   check_model(request);
   ChatPlan plan;
   plan.id = "chatcmpl-" + (request.request_id.empty() ? random_id() : request.request_id);
@@ -88,12 +93,18 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
   const Json kwargs = template_kwargs(request);
   const bool render_tools = request.tools.is_array() &&
                             !(choice == "none" && options_.exclude_tools_when_tool_choice_none);
-  if (static_cast<std::size_t>(count_parts(request.messages, PartKind::kImage)) != media.size()) {
+  const int parts = count_parts(request.messages, PartKind::kImage) +
+                    count_parts(request.messages, PartKind::kVideo);
+  if (static_cast<std::size_t>(parts) != media.size()) {
     throw ApiError(501, "Images are not supported here.");
   }
+  MediaPlaceholders placeholders;
+  if (options_.images) {
+    placeholders = {options_.images->options().placeholder,
+                    options_.images->options().video_placeholder};
+  }
   const Json messages =
-      template_messages(request.messages, template_.content_format(),
-                        options_.images ? options_.images->options().placeholder : "");
+      template_messages(request.messages, template_.content_format(), placeholders);
   std::string prompt;
   try {
     prompt =
@@ -102,7 +113,7 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<Media> media)
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
-  set_prompt(prompt, std::move(media), plan);
+  set_prompt(prompt, std::move(media), request.cache_salt, plan);
   if (request.echo && request.continue_final_message) plan.echo = last_content(messages);
 
   const auto asked =
@@ -274,9 +285,8 @@ ChatCompletion ChatService::complete(const ChatRequest& request,
                                      const std::function<void(const ChatDelta&)>& on_delta,
                                      const std::atomic<bool>* stop) {
   ChatRequest own = request;
-  std::vector<std::string> urls = take_media_urls(own);
-  std::vector<Media> media;
-  if (!urls.empty()) media = options_.media->load(std::move(urls));
+  std::vector<MediaItem> media = take_media(own);
+  if (!media.empty()) put_media(options_.media->load(take_urls(media)), media);
   const ChatPlan plan = this->plan(own, std::move(media));
   const auto inbox = std::make_shared<Inbox>();
   start(plan.alone(), [inbox](int choice, engine::Output output) {

@@ -51,12 +51,12 @@ class ChatService {
 
   MediaLoader* media() const { return options_.media.get(); }
 
-  // The URLs of the request's images, to be loaded for plan(); they leave the request. Throws
+  // The request's images and videos, to be loaded for plan(); their URLs leave the request. Throws
   // ApiError when there are more than allowed.
-  std::vector<std::string> take_media_urls(ChatRequest& request) const;
+  std::vector<MediaItem> take_media(ChatRequest& request) const;
   // Renders, tokenizes and checks; takes time in the length of the prompt and for each image.
-  // `media`: what the request's URLs led to. Throws ApiError.
-  ChatPlan plan(const ChatRequest& request, std::vector<Media> media = {}) const;
+  // `media`: what take_media() gave, loaded. Throws ApiError.
+  ChatPlan plan(const ChatRequest& request, std::vector<MediaItem> media = {}) const;
   // Compiled, or from the cache. Takes time in the size of a schema; throws ApiError (400) for
   // `field`.
   std::shared_ptr<const grammar::TokenGrammar> grammar_of(const grammar::StructuredOutput& output,
@@ -82,7 +82,8 @@ class ChatService {
   int in_flight() const { return in_flight_->load(); }
 
  private:
-  void set_prompt(const std::string& text, std::vector<Media> media, ChatPlan& plan) const;
+  void set_prompt(const std::string& text, std::vector<MediaItem> media,
+                  const std::string& cache_salt, ChatPlan& plan) const;
   Json template_kwargs(const ChatRequest& request) const;
   // "auto", "none", "required" or "named".
   std::string tool_choice(const ChatRequest& request) const;

@@ -120,13 +120,14 @@ class Session final : public HttpSession,
   }
 
   void watch(std::function<void()> on_disconnect) override {
+    on_disconnect_ = std::move(on_disconnect);
+    if (std::exchange(watching_, true)) return;
     lowest().socket().async_wait(
         Socket::wait_read,
-        asio::bind_cancellation_slot(
-            watch_.slot(), [self = this->shared_from_this(), number = request_number_,
-                            on_disconnect = std::move(on_disconnect)](error_code error) mutable {
-              if (!error) self->look_for_end(number, std::move(on_disconnect));
-            }));
+        asio::bind_cancellation_slot(watch_.slot(), [self = this->shared_from_this(),
+                                                     number = request_number_](error_code error) {
+          if (!error) self->look_for_end(number);
+        }));
   }
 
  private:
@@ -134,15 +135,17 @@ class Session final : public HttpSession,
 
   // The peer has sent something or closed its side. Bytes stay unread until the answer is written,
   // and would hide a later end from a wait for reading: it is asked for again and again.
-  void look_for_end(std::uint64_t number, std::function<void()> on_disconnect) {
+  void look_for_end(std::uint64_t number) {
     if (!handling_ || number != request_number_ || !lowest().socket().is_open()) return;
     pollfd state{lowest().socket().native_handle(), POLLRDHUP, 0};
-    if (::poll(&state, 1, 0) > 0) return on_disconnect();
+    if (::poll(&state, 1, 0) > 0) {
+      watching_ = false;  // who asks to watch from now on is told as well
+      return std::exchange(on_disconnect_, nullptr)();
+    }
     watch_timer_.expires_after(kWatchInterval);
     watch_timer_.async_wait(asio::bind_cancellation_slot(
-        watch_.slot(), [self = this->shared_from_this(), number,
-                        on_disconnect = std::move(on_disconnect)](error_code error) mutable {
-          if (!error) self->look_for_end(number, std::move(on_disconnect));
+        watch_.slot(), [self = this->shared_from_this(), number](error_code error) {
+          if (!error) self->look_for_end(number);
         }));
   }
 
@@ -224,7 +227,7 @@ class Session final : public HttpSession,
   }
 
   asio::awaitable<void> handle() {
-    answered_ = streaming_ = false;
+    answered_ = streaming_ = watching_ = false;
     handling_ = true;
     ++request_number_;
     std::exception_ptr failure;
@@ -235,6 +238,7 @@ class Session final : public HttpSession,
     }
     handling_ = false;
     watch_.emit(asio::cancellation_type::all);
+    on_disconnect_ = nullptr;
     if (!failure && answered_ && !streaming_) co_return;
     keep_alive_ = false;
     if (answered_) {  // a cut stream: the peer sees that it did not end properly
@@ -329,6 +333,8 @@ class Session final : public HttpSession,
   std::function<void(HttpSession*)> on_close_;
   beast::flat_buffer buffer_;
   asio::cancellation_signal watch_;
+  std::function<void()> on_disconnect_;
+  bool watching_ = false;
   asio::steady_timer watch_timer_;
   HttpRequest request_;
   std::uint64_t request_number_ = 0;

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
@@ -11,6 +13,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <deque>
@@ -47,6 +50,7 @@ struct Batch {
   std::size_t next = 0;
   std::size_t bytes = 0;
   int workers = 0;
+  std::deque<asio::cancellation_signal> signals;  // of the workers
   std::exception_ptr error;
   std::size_t failed_index = 0;
 };
@@ -54,7 +58,7 @@ struct Batch {
 }  // namespace
 
 // Everything that stop() takes down.
-struct MediaLoader::Runtime {
+struct MediaLoader::Runtime : std::enable_shared_from_this<Runtime> {
   Runtime(const MediaOptions& media_options, std::shared_ptr<MemoryBudget> memory_budget)
       : options(media_options),
         budget(std::move(memory_budget)),
@@ -72,12 +76,26 @@ struct MediaLoader::Runtime {
     waiting.clear();  // timers go before their context
   }
 
-  void load(std::vector<std::string> urls, Done done) {
+  Cancel load(std::vector<std::string> urls, Done done) {
     auto batch = std::make_shared<Batch>();
     batch->urls = std::move(urls);
     batch->done = std::move(done);
     batch->media.resize(batch->urls.size());
     asio::post(context, [this, batch] { start(batch); });
+    return [runtime = weak_from_this(), weak = std::weak_ptr(batch)] {
+      const auto self = runtime.lock();
+      if (self == nullptr) return;
+      asio::post(self->context, [weak] {
+        if (const auto batch = weak.lock()) cancel(*batch);
+      });
+    };
+  }
+
+  // The workers find the error when what they wait for has ended.
+  static void cancel(Batch& batch) {
+    if (!batch.error) batch.error = std::make_exception_ptr(ApiError(499, "The client is gone."));
+    for (asio::cancellation_signal& signal : batch.signals)
+      signal.emit(asio::cancellation_type::terminal);
   }
 
   void start(const std::shared_ptr<Batch>& batch) {
@@ -86,7 +104,9 @@ struct MediaLoader::Runtime {
     if (workers == 0) return batch->done(nullptr, {});
     batch->workers = static_cast<int>(workers);
     for (std::size_t i = 0; i < workers; ++i) {
-      asio::co_spawn(context, work(batch), asio::detached);
+      asio::co_spawn(
+          context, work(batch),
+          asio::bind_cancellation_slot(batch->signals.emplace_back().slot(), asio::detached));
     }
   }
 
@@ -151,7 +171,10 @@ struct MediaLoader::Runtime {
     auto run = [](std::function<std::string()> body) -> asio::awaitable<std::string> {
       co_return body();
     };
-    co_return co_await asio::co_spawn(blocking, run(std::move(job)), asio::use_awaitable);
+    // What runs there ends by itself: it is not cancelled from another thread.
+    co_return co_await asio::co_spawn(
+        blocking, run(std::move(job)),
+        asio::bind_cancellation_slot(asio::cancellation_slot(), asio::use_awaitable));
   }
 
   // First come, first served.
@@ -165,6 +188,11 @@ struct MediaLoader::Runtime {
     waiting.push_back(turn);
     boost::system::error_code woken;
     co_await turn->async_wait(asio::redirect_error(asio::use_awaitable, woken));
+    const auto state = co_await asio::this_coro::cancellation_state;
+    if (state.cancelled() == asio::cancellation_type::none) co_return;
+    // Woken by the end of the batch; perhaps the slot came at the same time.
+    if (std::erase(waiting, turn) == 0) release_slot();
+    throw ApiError(499, "The client is gone.");
   }
 
   // Hands the slot to who waits longest.
@@ -198,9 +226,9 @@ MediaLoader::~MediaLoader() = default;
 
 void MediaLoader::stop() { runtime_.reset(); }
 
-void MediaLoader::load(std::vector<std::string> urls, Done done) {
+MediaLoader::Cancel MediaLoader::load(std::vector<std::string> urls, Done done) {
   if (runtime_ == nullptr) throw ApiError(503, "The server is shutting down.");
-  runtime_->load(std::move(urls), std::move(done));
+  return runtime_->load(std::move(urls), std::move(done));
 }
 
 std::vector<Media> MediaLoader::load(std::vector<std::string> urls) {

@@ -42,9 +42,11 @@ class MediaLoader {
   ~MediaLoader();
 
   // Calls `done` once from a thread of the loader: with the media in the order of the URLs, or with
-  // the ApiError of the first one that failed. Not after stop().
+  // the ApiError of the first one that failed. Not after stop(). What is returned ends it early
+  // (from any thread, at any time): fetches are dropped, `done` gets an ApiError (499).
   using Done = std::function<void(std::exception_ptr error, std::vector<Media> media)>;
-  void load(std::vector<std::string> urls, Done done);
+  using Cancel = std::function<void()>;
+  Cancel load(std::vector<std::string> urls, Done done);
   // The same, waiting.
   std::vector<Media> load(std::vector<std::string> urls);
 
@@ -54,7 +56,7 @@ class MediaLoader {
 
  private:
   struct Runtime;
-  std::unique_ptr<Runtime> runtime_;
+  std::shared_ptr<Runtime> runtime_;  // shared with calls of Cancel while they last
 };
 
 }  // namespace quern::server

@@ -29,6 +29,19 @@ Json* url_in(Json& value) {
   return url != value.end() && url->is_string() ? &*url : nullptr;
 }
 
+// vLLM takes any string; a name that long is a mistake.
+std::string uuid_of(const Json& part, std::size_t index) {
+  constexpr std::size_t kMaxBytes = 1024;
+  const auto uuid = part.find("uuid");
+  if (uuid == part.end() || uuid->is_null()) return "";
+  if (!uuid->is_string() || uuid->get_ref<const std::string&>().size() > kMaxBytes) {
+    throw ApiError(
+        400, fmt::format("messages[{}]: `uuid` must be a string of at most {} bytes", index, kMaxBytes),
+        "messages");
+  }
+  return uuid->get<std::string>();
+}
+
 }  // namespace
 
 PartKind part_kind(const Json& part) {
@@ -53,23 +66,48 @@ int count_parts(const Json& messages, PartKind kind) {
   return count;
 }
 
-std::vector<std::string> take_image_urls(Json& messages) {
-  std::vector<std::string> urls;
+std::vector<MediaItem> take_media(Json& messages) {
+  std::vector<MediaItem> items;
   for_each_part(messages, [&](std::size_t index, Json& part) {
-    if (part_kind(part) != PartKind::kImage) return;
-    for (const char* key : {"image_url", "image", "url"}) {
+    MediaItem item;
+    item.kind = part_kind(part);
+    if (item.kind != PartKind::kImage && item.kind != PartKind::kVideo) return;
+    const bool video = item.kind == PartKind::kVideo;
+    const char* const name = video ? "video" : "image";
+    const char* const field = video ? "video_url" : "image_url";
+    item.uuid = uuid_of(part, index);
+    for (const char* key : {field, name, "url"}) {
       const auto value = part.find(key);
       Json* url = value == part.end() ? nullptr : url_in(*value);
       if (url == nullptr) continue;
-      urls.push_back(std::move(url->get_ref<std::string&>()));
-      part = {{"type", "image"}};
-      return;
+      item.has_url = true;
+      item.url = std::move(url->get_ref<std::string&>());
+      break;
     }
-    throw ApiError(400,
-                   fmt::format("messages[{}]: an image part needs `image_url` with a `url`", index),
-                   "messages");
+    if (!item.has_url && item.uuid.empty()) {
+      throw ApiError(
+          400, fmt::format("messages[{}]: a {} part needs `{}` with a `url`", index, name, field),
+          "messages");
+    }
+    part = {{"type", name}};
+    items.push_back(std::move(item));
   });
+  return items;
+}
+
+std::vector<std::string> take_urls(std::vector<MediaItem>& items) {
+  std::vector<std::string> urls;
+  for (MediaItem& item : items) {
+    if (item.has_url) urls.push_back(std::move(item.url));
+  }
   return urls;
+}
+
+void put_media(std::vector<Media> media, std::vector<MediaItem>& items) {
+  std::size_t next = 0;
+  for (MediaItem& item : items) {
+    if (item.has_url) item.media = std::move(media[next++]);
+  }
 }
 
 }  // namespace quern::server

@@ -15,15 +15,15 @@ namespace {
 
 namespace asio = boost::asio;
 
-asio::awaitable<ChatPlan> prepare(ApiContext& api, const HttpRequest& request, bool generates) {
-  check_content_type(request);
-  co_return co_await prepare_chat(api, [&body = request.body, generates] {
+asio::awaitable<ChatPlan> prepare(ApiContext& api, HttpExchange& exchange, bool generates) {
+  check_content_type(exchange.request());
+  co_return co_await prepare_chat(api, exchange, [&body = exchange.request().body, generates] {
     return read_chat_request(chat_body_of_messages(body, generates));
   });
 }
 
 asio::awaitable<void> answer(ApiContext& api, HttpExchange& exchange) {
-  ChatPlan plan = co_await prepare(api, exchange.request(), true);
+  ChatPlan plan = co_await prepare(api, exchange, true);
   plan.id = "msg_" + random_id();
   RunningAnswer running(api, exchange, plan, co_await asio::this_coro::executor);
   if (plan.stream) {
@@ -37,7 +37,7 @@ asio::awaitable<void> answer(ApiContext& api, HttpExchange& exchange) {
 }
 
 asio::awaitable<void> count(ApiContext& api, HttpExchange& exchange) {
-  const ChatPlan plan = co_await prepare(api, exchange.request(), false);
+  const ChatPlan plan = co_await prepare(api, exchange, false);
   HttpResponse response = json_response(200, {{"input_tokens", plan.prompt.size()}});
   co_await exchange.respond(std::move(response));
 }

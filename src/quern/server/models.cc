@@ -38,7 +38,10 @@ Json models_json(const ModelListing& listing) {
          {"max_model_len", listing.max_model_len},
          {"permission", Json::array({permission(listing.created)})},
          {"capabilities",
-          {{"images", listing.images}, {"tools", listing.tools}, {"reasoning", listing.reasoning}}},
+          {{"images", listing.images},
+           {"videos", listing.videos},
+           {"tools", listing.tools},
+           {"reasoning", listing.reasoning}}},
          {"fingerprint", listing.fingerprint}});
   }
   return {{"object", "list"}, {"data", std::move(data)}};

@@ -19,6 +19,7 @@ struct ModelListing {
   bool tools = false;
   bool reasoning = false;
   bool images = false;
+  bool videos = false;
   std::int64_t created = 0;
 };
 

@@ -34,9 +34,17 @@ asio::awaitable<void> metrics(ApiContext& api, HttpExchange& exchange) {
 
 asio::awaitable<void> models(ApiContext& api, HttpExchange& exchange) {
   const ChatServiceOptions& chat = api.service.options();
-  const ModelListing listing{chat.model_names,       api.options.root, api.options.fingerprint,
-                             chat.max_model_len,     chat.parse_tools, chat.parse_reasoning,
-                             chat.images != nullptr, api.created};
+  const ImageInputOptions* media = chat.images ? &chat.images->options() : nullptr;
+  const ModelListing listing{
+      .names = chat.model_names,
+      .root = api.options.root,
+      .fingerprint = api.options.fingerprint,
+      .max_model_len = chat.max_model_len,
+      .tools = chat.parse_tools,
+      .reasoning = chat.parse_reasoning,
+      .images = media != nullptr && media->max_images > 0,
+      .videos = media != nullptr && media->max_videos > 0 && vision::video_supported(),
+      .created = api.created};
   HttpResponse response = json_response(200, models_json(listing));
   co_await exchange.respond(std::move(response));
 }

@@ -169,22 +169,27 @@ ImagePatches preprocess_frames(std::span<const RgbImage> frames,
   const ImageSize original = frames.front().size;
   const ImageSize size =
       smart_resize(original, config.factor(), config.min_pixels, config.max_frame_pixels);
-  const int steps = config.temporal_patch_size;
-  const int grid_t = (static_cast<int>(frames.size()) + steps - 1) / steps;
-  PatchWriter writer(config, size, grid_t);
-  RgbImage resized;
-  for (int i = 0; i < grid_t * steps; ++i) {
-    if (const auto frame = static_cast<std::size_t>(i); frame < frames.size()) {
-      if (frames[frame].size.width != original.width ||
-          frames[frame].size.height != original.height) {
-        throw ImageError("frame {} of the video is {} x {} pixels, the first is {} x {}", i,
-                         frames[frame].size.width, frames[frame].size.height, original.width,
-                         original.height);
-      }
-      resized = resize_bicubic(frames[frame], size);
+  std::vector<RgbImage> resized;
+  for (const RgbImage& frame : frames) {
+    if (frame.size.width != original.width || frame.size.height != original.height) {
+      throw ImageError("frame {} of the video is {} x {} pixels, the first is {} x {}",
+                       resized.size(), frame.size.width, frame.size.height, original.width,
+                       original.height);
     }
-    writer.write(resized, i / steps, i % steps);
+    resized.push_back(resize_bicubic(frame, size));
   }
+  return frame_patches(resized, config);
+}
+
+ImagePatches frame_patches(std::span<const RgbImage> frames,
+                           const VisionPreprocessConfig& config) {
+  QUERN_CHECK(!frames.empty());
+  const int steps = config.temporal_patch_size;
+  const int last = static_cast<int>(frames.size()) - 1;
+  const int grid_t = last / steps + 1;
+  PatchWriter writer(config, frames.front().size, grid_t);
+  for (int i = 0; i < grid_t * steps; ++i)
+    writer.write(frames[static_cast<std::size_t>(std::min(i, last))], i / steps, i % steps);
   return writer.take();
 }
 

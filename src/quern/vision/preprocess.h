@@ -21,6 +21,8 @@ struct VisionPreprocessConfig {
   std::int64_t min_pixels = 3136;
   std::int64_t max_pixels = 451'584;
   std::int64_t max_frame_pixels = 602'112;  // of a frame of a video
+  double video_fps = 1;                     // frames of a second that are looked at
+  int segment_steps = 4;                    // temporal patches of a video that attend to each other
   std::array<float, 3> mean{};
   std::array<float, 3> std{};
   float rescale_factor = 1.0F / 255.0F;
@@ -31,6 +33,13 @@ struct VisionPreprocessConfig {
   // Of the largest picture.
   std::int64_t max_image_patches() const { return max_pixels / (patch_size * patch_size); }
   std::int64_t max_image_tokens() const { return max_image_patches() / (merge_size * merge_size); }
+  // Of the largest segment of a video.
+  std::int64_t max_segment_patches() const {
+    return segment_steps * (max_frame_pixels / (patch_size * patch_size));
+  }
+  std::int64_t max_segment_tokens() const {
+    return max_segment_patches() / (merge_size * merge_size);
+  }
 };
 
 // Refuses settings that the formulas here do not cover, by the key's name in
@@ -79,5 +88,7 @@ ImagePatches preprocess_image(const RgbImage& image, const VisionPreprocessConfi
 // The frames of a video, all of one size; an odd last one is repeated (temporal patches of 2).
 ImagePatches preprocess_frames(std::span<const RgbImage> frames,
                                const VisionPreprocessConfig& config);
+// The same of frames that have their final size already, a multiple of config.factor().
+ImagePatches frame_patches(std::span<const RgbImage> frames, const VisionPreprocessConfig& config);
 
 }  // namespace quern::vision

@@ -1,0 +1,150 @@
+// Videos that want to hurt: wrong magic, cut and damaged files, headers that lie, limits. Each gives
+// an ImageError or frames, in bounded memory and time; run under AddressSanitizer as well.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cstring>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "quern/checkpoint/safetensors.h"
+#include "quern/vision/video.h"
+#include "tests/support/error_message.h"
+
+namespace quern::vision {
+namespace {
+
+using ::testing::HasSubstr;
+using Bytes = std::vector<std::byte>;
+
+class HostileVideo : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!video_supported()) GTEST_SKIP() << "built without FFmpeg's libraries";
+    getrusage(RUSAGE_SELF, &before_);
+  }
+  void TearDown() override {
+    rusage after{};
+    getrusage(RUSAGE_SELF, &after);
+    EXPECT_LT(after.ru_maxrss - before_.ru_maxrss, 400 * 1024);  // KiB
+  }
+
+  Bytes clip(const std::string& name) const {
+    const TensorInfo* info = file_.find(name + ".file");
+    QUERN_CHECK(info != nullptr, "no clip '{}'", name);
+    const auto raw = file_.view(*info).raw();
+    return {raw.begin(), raw.end()};
+  }
+  // The whole way of a request; "" when the video was read.
+  static std::string outcome(const Bytes& file, const VideoLimits& limits = {}) {
+    return test::error_message<ImageError>([&] {
+      const auto config = make_preprocess_config(PreprocessorConfig{});
+      const VideoPlan plan = plan_video(file, config, limits, 4096);
+      preprocess_video(file, plan, config, limits);
+    });
+  }
+  static std::size_t find(const Bytes& file, std::string_view box) {
+    for (std::size_t i = 0; i + box.size() <= file.size(); ++i) {
+      if (std::memcmp(file.data() + i, box.data(), box.size()) == 0) return i;
+    }
+    QUERN_CHECK(false, "no {}", box);
+  }
+  static void put_be32(Bytes& file, std::size_t offset, std::uint32_t value) {
+    for (std::size_t i = 0; i < 4; ++i)
+      file[offset + i] = static_cast<std::byte>(value >> (24 - 8 * i) & 0xFF);
+  }
+
+ private:
+  SafetensorsFile file_{std::filesystem::path(QUERN_SOURCE_DIR) /
+                        "tests/golden/video/clips.safetensors"};
+  rusage before_{};
+};
+
+TEST_F(HostileVideo, WrongMagicIsNamed) {
+  EXPECT_EQ(outcome({}),
+            "cannot identify video: the first bytes are neither MP4 nor WebM (0 bytes)");
+  EXPECT_THAT(outcome(Bytes(100, std::byte{'A'})), HasSubstr("neither MP4 nor WebM (100 bytes)"));
+  // A playlist and an image sequence would make the libraries open other files.
+  const std::string playlist = "#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n";
+  const auto* text = reinterpret_cast<const std::byte*>(playlist.data());
+  EXPECT_THAT(outcome(Bytes(text, text + playlist.size())), HasSubstr("cannot identify video"));
+}
+
+TEST_F(HostileVideo, LimitsHold) {
+  const Bytes file = clip("h264");
+  EXPECT_EQ(outcome(file), "");
+  EXPECT_EQ(outcome(file, {.max_bytes = 100}),
+            fmt::format("video of {} bytes exceeds the limit of 100 bytes", file.size()));
+  EXPECT_EQ(outcome(file, {.max_pixels = 84 * 56 - 1}),
+            "frames of 84 x 56 pixels exceed the limit of 4703 pixels");
+  EXPECT_EQ(outcome(file, {.max_frames = 101}), "video of 102 frames exceeds the limit of 101");
+  EXPECT_EQ(outcome(file, {.max_decode_seconds = 0}), "decoding takes longer than 0 s");
+  const auto config = make_preprocess_config(PreprocessorConfig{});
+  EXPECT_EQ(test::error_message<ImageError>([&] { plan_video(file, config, {}, 11); }),
+            "video has more than 2 frames to look at");
+  EXPECT_NO_THROW(plan_video(file, config, {}, 12));
+}
+
+// Sizes in the track header are larger than those in the stream: the decoder's word counts.
+TEST_F(HostileVideo, BombsAreRefusedBeforeTheyAreUnpacked) {
+  Bytes file = clip("vp9");
+  const std::byte width[] = {std::byte{0xB0}, std::byte{0x81}, std::byte{84}};
+  bool found = false;
+  for (std::size_t i = 0; i + 6 < file.size() && !found; ++i) {
+    if (std::memcmp(file.data() + i, width, 3) != 0) continue;
+    // PixelWidth and PixelHeight as 8 bits each become 1 x 255: the frames inside differ.
+    file[i + 2] = std::byte{255};
+    found = true;
+  }
+  ASSERT_TRUE(found);
+  EXPECT_NE(outcome(file), "");
+
+  file = clip("mpeg4");  // 65535 x 65535 in the sample description
+  const std::size_t entry = find(file, "mp4v");
+  for (std::size_t i = 28; i < 32; ++i) file[entry + i] = std::byte{0xFF};
+  outcome(file);  // the stream's own header may correct it; memory is what counts
+}
+
+// A sample table that claims four thousand million frames of no bytes.
+TEST_F(HostileVideo, LyingSampleTablesTakeNoMemory) {
+  for (const std::uint32_t count : {1'000'000U, 100'000'000U, 4'000'000'000U}) {
+    for (const char* box : {"stsz", "stts", "stsc"}) {
+      Bytes file = clip("h264");
+      const std::size_t at = find(file, box);
+      if (box == std::string("stsz")) {
+        put_be32(file, at + 8, 1);  // all of one size
+        put_be32(file, at + 12, count);
+      } else {
+        put_be32(file, at + 12, count);  // of the first entry
+      }
+      outcome(file);
+    }
+  }
+}
+
+TEST_F(HostileVideo, CutFilesGiveAnErrorOrTheFramesThatAreThere) {
+  for (const char* name : {"h264", "mpeg4", "vp8_odd", "vp9", "hevc", "av1"}) {
+    const Bytes file = clip(name);
+    for (std::size_t i = 0; i < 24; ++i)
+      outcome(Bytes(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(file.size() * i / 24)));
+  }
+}
+
+TEST_F(HostileVideo, DamageIsSurvived) {
+  std::mt19937 random(20261125);
+  for (const char* name : {"h264", "h264_rotated", "mpeg4", "vp8_odd", "vp9", "hevc", "av1"}) {
+    const Bytes file = clip(name);
+    for (int round = 0; round < 20; ++round) {
+      Bytes damaged = file;
+      for (std::uint64_t k = 1 + random() % 12; k > 0; --k)
+        damaged[random() % damaged.size()] = static_cast<std::byte>(random());
+      outcome(damaged);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quern::vision
