@@ -45,7 +45,8 @@ MediaArguments::MediaArguments(CLI::App& app) {
   };
   flag("--language-model-only", language_model_only_, "No vision tower is loaded");
   flag("--disable-chunked-mm-input", disable_chunked_, "An image is never split over two chunks");
-  option("--limit-mm-per-prompt", limit_, R"(JSON: {"image": N, "video": M}, of one prompt (999 each))");
+  option("--limit-mm-per-prompt", limit_,
+         R"(JSON: {"image": N, "video": M}, of one prompt (999 each))");
   option("--limit-mm-per-prompt.image", image_limit_, "The same without JSON")
       ->check(CLI::NonNegativeNumber);
   option("--limit-mm-per-prompt.video", video_limit_, "The same without JSON")

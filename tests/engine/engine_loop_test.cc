@@ -483,8 +483,8 @@ TEST(EngineLoop, AnImageIsEncodedOnceForAllWhoShowIt) {
   EXPECT_EQ(rig.loop.stats().images_encoded, 2U);
 }
 
-// A segment of a video: runs of placeholders with text between, one encoding, for every chunk length
-// and when the features are dropped between two runs.
+// A segment of a video: runs of placeholders with text between, one encoding, for every chunk
+// length and when the features are dropped between two runs.
 TEST(EngineLoop, RunsOfOneSegmentShareItsFeatures) {
   std::vector<ImageInput> runs;
   for (int i = 0; i < 3; ++i) {

@@ -200,12 +200,15 @@ TEST(VisionTowerTiny, VideoFeaturesAndLogitsAreThoseOfTransformers) {
     frames.push_back({{62, 48}, {frame.begin(), frame.end()}});
   }
   ASSERT_EQ(frames.size(), 11U);
-  // All frames in one call: the tower cuts them into segments by itself, as the engine's callers do.
+  // All frames in one call: the tower cuts them into segments by itself, as the engine's callers
+  // do.
   const ImagePatches video = vision::preprocess_frames(frames, preprocess_config());
   const std::vector<float> features = Tower(float32()).encode({&video});
   EXPECT_LE(max_difference(features, want.f32("h264_long.features")), 1e-5F);
-  const ImagePatches head = vision::preprocess_frames(std::span(frames).first(8), preprocess_config());
-  const ImagePatches tail = vision::preprocess_frames(std::span(frames).subspan(8), preprocess_config());
+  const ImagePatches head =
+      vision::preprocess_frames(std::span(frames).first(8), preprocess_config());
+  const ImagePatches tail =
+      vision::preprocess_frames(std::span(frames).subspan(8), preprocess_config());
   EXPECT_EQ(Tower(float32()).encode({&head, &tail}), features);
 
   ModelRunner runner(kTiny, float32());

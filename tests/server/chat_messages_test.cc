@@ -45,9 +45,10 @@ TEST(TemplateMessages, ImagesStandWhereTheirPartStands) {
             (std::vector<std::string>{"data:1", "data:2", "data:3", "data:4", "data:5", "data:6"}));
   EXPECT_EQ(messages.dump().find("data:"), std::string::npos) << "the URLs have left";
   EXPECT_EQ(count_parts(messages, PartKind::kImage), 6);
-  EXPECT_EQ(template_messages(messages, ContentFormat::kOpenAi, {"<i>", "<v>"})[0]["content"].dump(),
-            R"([{"type":"text","text":"a"},{"type":"image"},{"type":"text","text":"b"},)"
-            R"({"type":"image"},{"type":"image"},{"type":"image"},{"type":"image"}])");
+  EXPECT_EQ(
+      template_messages(messages, ContentFormat::kOpenAi, {"<i>", "<v>"})[0]["content"].dump(),
+      R"([{"type":"text","text":"a"},{"type":"image"},{"type":"text","text":"b"},)"
+      R"({"type":"image"},{"type":"image"},{"type":"image"},{"type":"image"}])");
   EXPECT_EQ(template_messages(messages, ContentFormat::kString, {"<i>", "<v>"})[0]["content"],
             "a\n<i>\nb\n<i>\n<i>\n<i>\n<i>");
 }

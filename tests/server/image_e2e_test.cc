@@ -323,7 +323,9 @@ TEST_F(ImageE2e, WhatStrangersSendIsRefusedAndHurtsNobody) {
   EXPECT_EQ(spoofed.status, 400);
   EXPECT_THAT(spoofed.error(), HasSubstr("2 image placeholders"));
   for (const std::string& url : {data_url("not a video"), data_url(picture), inside.url("/"),
-                                 data_url(std::string("\0\0\0\x18" "ftypmp42", 12))}) {
+                                 data_url(std::string("\0\0\0\x18"
+                                                      "ftypmp42",
+                                                      12))}) {
     EXPECT_EQ(ask(body(Json::array({user({video_part(url)})}))).status, 400) << url.substr(0, 60);
   }
   EXPECT_EQ(inside.connections(), 0);
@@ -338,8 +340,10 @@ TEST_F(ImageE2e, WhatStrangersSendIsRefusedAndHurtsNobody) {
 // Two segments; alone, again from the caches, and beside other requests in small chunks.
 TEST_F(ImageE2e, VideosAreSeenTheSameAloneAndTogether) {
   if (!vision::video_supported()) GTEST_SKIP() << "built without FFmpeg's libraries";
-  start([](ServerOptions& options) { options.model.engine.max_num_batched_tokens = 32;
-                                     options.model.engine.max_num_seqs = 16; });
+  start([](ServerOptions& options) {
+    options.model.engine.max_num_batched_tokens = 32;
+    options.model.engine.max_num_seqs = 16;
+  });
   const std::string url = "data:video/mp4;base64," + test::encode_base64(clip("h264_long"));
   const Json request = body(Json::array({user({video_part(url), text_part("What is this?")})}));
   const Answer alone = ask(request);
@@ -381,8 +385,7 @@ TEST_F(ImageE2e, AFetchEndsWhenItsClientGoes) {
   LoopbackServer* running = nullptr;
   LoopbackServer slow([&](const std::string&, const auto& write) {
     write("HTTP/1.1 200 OK\r\nX: ");
-    while (!running->stopping() && write("x"))
-      std::this_thread::sleep_for(milliseconds(5));
+    while (!running->stopping() && write("x")) std::this_thread::sleep_for(milliseconds(5));
     dropped = !running->stopping();
   });
   running = &slow;

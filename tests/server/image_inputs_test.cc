@@ -83,8 +83,7 @@ TEST_F(ImageInputsTest, HashesFollowTheContent) {
   ImageInputOptions larger = options();
   larger.config.min_pixels = 112 * 112;
   const auto others = ImageInputs(larger).prepare({picture("red_circle_56.png")});
-  EXPECT_NE(image(others[0]).hash, image(images[0]).hash)
-      << "processor options are part of it";
+  EXPECT_NE(image(others[0]).hash, image(images[0]).hash) << "processor options are part of it";
 
   EXPECT_EQ(budget->used(), (16 + 64 + 16 + 16 + 64) * kPatchBytes);
   images.erase(images.begin() + 1, images.end());
@@ -125,7 +124,8 @@ TEST_F(ImageInputsTest, WhatIsNoPictureOrTooMuchIsRefused) {
   EXPECT_EQ(budget->used(), 64 * kPatchBytes) << "the refused ones have given back";
 }
 
-// 22 frames of 2 a second: 11 are looked at, 6 temporal patches of 4 tokens, in segments of 4 and 2.
+// 22 frames of 2 a second: 11 are looked at, 6 temporal patches of 4 tokens, in segments of 4
+// and 2.
 TEST_F(ImageInputsTest, AVideoIsARunOfPlaceholdersForEachTemporalPatch) {
   if (!vision::video_supported()) GTEST_SKIP() << "built without FFmpeg's libraries";
   std::vector<std::string> times;
@@ -174,9 +174,9 @@ TEST_F(ImageInputsTest, TokensOfAVideoAreThoseOfTransformers) {
   const SafetensorsFile file(std::filesystem::path(QUERN_SOURCE_DIR) /
                              "tests/golden/video/clips.safetensors");
   const TensorView want = file.view(*file.find("h264_long.tokens"));
-  EXPECT_EQ(std::vector<std::int64_t>(prompt.begin(), prompt.end()),
-            std::vector<std::int64_t>(want.as<std::int64_t>(),
-                                      want.as<std::int64_t>() + want.size()));
+  EXPECT_EQ(
+      std::vector<std::int64_t>(prompt.begin(), prompt.end()),
+      std::vector<std::int64_t>(want.as<std::int64_t>(), want.as<std::int64_t>() + want.size()));
 }
 
 TEST_F(ImageInputsTest, AUuidTakesThePlaceOfTheContent) {

@@ -120,8 +120,7 @@ TEST(MediaLoader, WhoLosesItsClientEndsEarly) {
   LoopbackServer server([&](const std::string&, const auto& write) {
     if (!hang) return static_cast<void>(write(test::ok("quick")));
     write("HTTP/1.1 200 OK\r\nX: ");
-    while (!running->stopping() && write("x"))
-      std::this_thread::sleep_for(milliseconds(5));
+    while (!running->stopping() && write("x")) std::this_thread::sleep_for(milliseconds(5));
     ++dropped;
   });
   running = &server;

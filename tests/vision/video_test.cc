@@ -83,9 +83,8 @@ TEST_F(Video, FramesAndNumbersAreThoseOfOpenCv) {
     EXPECT_DOUBLE_EQ(plan.info.fps, clips.view(name + ".fps").as<double>()[0]);
     EXPECT_EQ(plan.info.num_frames, clips.view(name + ".count").as<std::int64_t>()[0]);
     const TensorView numbers = clips.view(name + ".numbers");
-    EXPECT_EQ(plan.frames, std::vector<std::int64_t>(
-                               numbers.as<std::int64_t>(),
-                               numbers.as<std::int64_t>() + numbers.size()));
+    EXPECT_EQ(plan.frames, std::vector<std::int64_t>(numbers.as<std::int64_t>(),
+                                                     numbers.as<std::int64_t>() + numbers.size()));
     const TensorView frames = clips.view(name + ".frames");
     EXPECT_EQ(plan.info.size.height, frames.shape.at(1));
     EXPECT_EQ(plan.info.size.width, frames.shape.at(2));

@@ -168,8 +168,9 @@ struct Engine::Impl {
     found.decode.background = options.images.rgba_background_color;
     if (options.images.max_pixels) found.max_frame_pixels = *options.images.max_pixels;
     if (found.min_pixels > found.max_frame_pixels) {
-      throw Error("mm_processor_kwargs: min_pixels {} is more than a frame of a video may have ({})",
-                  found.min_pixels, found.max_frame_pixels);
+      throw Error(
+          "mm_processor_kwargs: min_pixels {} is more than a frame of a video may have ({})",
+          found.min_pixels, found.max_frame_pixels);
     }
     found.video_fps = options.images.video_fps;
     found.segment_steps = static_cast<int>(config.vision_config->vision_segment_max_frames);

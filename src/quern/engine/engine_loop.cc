@@ -47,8 +47,8 @@ struct EngineLoop::Generation : Sequence {
     tokens.assign(request.prompt.begin(), request.prompt.end());
     blocks.reserve(static_cast<std::size_t>(blocks_for(static_cast<int>(capacity))));
     for (const ImageInput& image : request.images) {
-      images.push_back({image.offset, image.num_tokens, image.hash, image.first_row,
-                        image.patches->num_tokens});
+      images.push_back(
+          {image.offset, image.num_tokens, image.hash, image.first_row, image.patches->num_tokens});
     }
     prefix_keys = make_prefix_keys(request.cache_salt, images);
     reads_prefix_cache = !request.sampling.prompt_logprobs;
@@ -345,12 +345,11 @@ void EngineLoop::add_features(const ScheduledChunk& chunk) {
     const int first = std::max(chunk.start, image.offset);
     const int end = std::min(chunk.start + chunk.count, image.end());
     QUERN_CHECK(first < end);
-    features_.push_back({first - chunk.start,
-                         images_.features(image.hash)
-                             .subspan(static_cast<std::size_t>(image.first_row + first -
-                                                               image.offset) *
-                                          row_floats,
-                                      static_cast<std::size_t>(end - first) * row_floats)});
+    features_.push_back(
+        {first - chunk.start,
+         images_.features(image.hash)
+             .subspan(static_cast<std::size_t>(image.first_row + first - image.offset) * row_floats,
+                      static_cast<std::size_t>(end - first) * row_floats)});
   }
 }
 

@@ -13,8 +13,8 @@
 
 namespace quern::engine {
 
-// tokens[offset, offset + num_tokens) of a sequence are placeholders of rows [first_row, first_row +
-// num_tokens) of an image's features, of which there are num_rows.
+// tokens[offset, offset + num_tokens) of a sequence are placeholders of rows [first_row, first_row
+// + num_tokens) of an image's features, of which there are num_rows.
 struct SequenceImage {
   int offset = 0;
   int num_tokens = 0;

@@ -28,7 +28,7 @@ struct ChatEngineOptions {
   std::size_t max_media_bytes = 4ULL << 30;
   // Of those, what may be kept of media that clients name by uuid; at most a half.
   std::size_t mm_processor_cache_bytes = 4'000'000'000;
-  int max_queue_len = 4096;             // waiting generations beyond those that run
+  int max_queue_len = 4096;  // waiting generations beyond those that run
 };
 
 class ChatEngine {

@@ -111,8 +111,8 @@ Json tool_calls_of(const Json& calls, const Place& place) {
   return result;
 }
 
-Json template_message(const Json& message, ContentFormat format, const MediaPlaceholders& placeholders,
-                      const Place& place) {
+Json template_message(const Json& message, ContentFormat format,
+                      const MediaPlaceholders& placeholders, const Place& place) {
   Json result = {{"role", message["role"]},
                  {"content", content_of(message, format, placeholders, place)}};
   if (const auto name = message.find("name"); name != message.end() && name->is_string()) {

@@ -27,13 +27,12 @@ asio::awaitable<std::vector<Media>> load(MediaLoader& loader, HttpExchange& exch
     const auto shared = std::make_shared<decltype(handler)>(std::move(handler));
     const auto executor = asio::get_associated_executor(*shared);
     auto work = asio::make_work_guard(executor);
-    client->watch(from->load(
-        std::move(what),
-        [shared, executor, work](std::exception_ptr error, std::vector<Media> media) {
-          asio::post(executor, [shared, error, media = std::move(media)]() mutable {
-            std::move (*shared)(error, std::move(media));
-          });
-        }));
+    client->watch(from->load(std::move(what), [shared, executor, work](std::exception_ptr error,
+                                                                       std::vector<Media> media) {
+      asio::post(executor, [shared, error, media = std::move(media)]() mutable {
+        std::move (*shared)(error, std::move(media));
+      });
+    }));
   };
   co_return co_await asio::async_initiate<decltype(asio::use_awaitable),
                                           void(std::exception_ptr, std::vector<Media>)>(
@@ -59,9 +58,8 @@ asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, HttpExchange& exchange,
   });
   if (reading.plan) co_return std::move(*reading.plan);
   put_media(co_await load(*api.service.media(), exchange, take_urls(reading.media)), reading.media);
-  co_return co_await api.on_image_pool([&api, &reading] {
-    return api.service.plan(reading.request, std::move(reading.media));
-  });
+  co_return co_await api.on_image_pool(
+      [&api, &reading] { return api.service.plan(reading.request, std::move(reading.media)); });
 }
 
 }  // namespace quern::server

@@ -13,8 +13,8 @@
 namespace quern::server {
 
 // `read` makes the request (on the pool; what it refers to is held by the waiting coroutine). The
-// media of the messages are loaded, unless the client of `exchange` goes meanwhile; then the plan is
-// made. Throws ApiError.
+// media of the messages are loaded, unless the client of `exchange` goes meanwhile; then the plan
+// is made. Throws ApiError.
 boost::asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, HttpExchange& exchange,
                                               std::function<ChatRequest()> read);
 

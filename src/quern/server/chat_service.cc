@@ -63,8 +63,8 @@ std::vector<MediaItem> ChatService::take_media(ChatRequest& request) const {
   check(PartKind::kVideo, "video", limits != nullptr ? limits->max_videos : 0);
   check(PartKind::kImage, "image", limits != nullptr ? limits->max_images : 0);
   if (!vision::video_supported() && count_parts(request.messages, PartKind::kVideo) > 0) {
-    throw ApiError(400, "Videos are not supported: the server was built without FFmpeg's libraries.",
-                   "video");
+    throw ApiError(
+        400, "Videos are not supported: the server was built without FFmpeg's libraries.", "video");
   }
   return server::take_media(request.messages);
 }
@@ -78,8 +78,8 @@ void ChatService::set_prompt(const std::string& text, std::vector<MediaItem> med
     throw ApiError(400, error.what());
   }
   if (media.empty()) return;
-  plan.images = options_.images->expand(plan.prompt,
-                                        options_.images->prepare(std::move(media), cache_salt));
+  plan.images =
+      options_.images->expand(plan.prompt, options_.images->prepare(std::move(media), cache_salt));
 }
 
 ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> media) const {

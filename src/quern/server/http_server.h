@@ -77,7 +77,8 @@ class HttpExchange {
   virtual boost::asio::awaitable<void> write(std::string piece) = 0;
   virtual boost::asio::awaitable<void> end_stream() = 0;
   // Calls `on_disconnect` at most once, when the peer closes its side while the handler is still at
-  // work; not any more after the exchange has ended. A later call takes the place of an earlier one.
+  // work; not any more after the exchange has ended. A later call takes the place of an earlier
+  // one.
   virtual void watch(std::function<void()> on_disconnect) = 0;
 };
 

@@ -66,7 +66,8 @@ struct HeldPatches {
 
 std::shared_ptr<const vision::ImagePatches> held(vision::ImagePatches patches,
                                                  MemoryBudget::Share share) {
-  const auto both = std::make_shared<HeldPatches>(HeldPatches{std::move(patches), std::move(share)});
+  const auto both =
+      std::make_shared<HeldPatches>(HeldPatches{std::move(patches), std::move(share)});
   return {both, &both->patches};
 }
 
@@ -148,8 +149,7 @@ ImageInputs::Draft ImageInputs::look_at(const MediaItem& item, const std::string
   answering_400(what, [&] {
     const auto bytes = bytes_of(item.media);
     if (item.kind == PartKind::kVideo) {
-      draft.plan =
-          vision::plan_video(bytes, options_.config, options_.video_limits, max_tokens);
+      draft.plan = vision::plan_video(bytes, options_.config, options_.video_limits, max_tokens);
       draft.grid = draft.plan->grid;
     } else {
       draft.grid =
@@ -184,8 +184,8 @@ PreparedMedia ImageInputs::make(const MediaItem& item, const Draft& draft) const
                                            bytes_of(item.media), options_.config, options_.limits);
                                      }),
                        draft.share);
-  image.hash = draft.key.empty() ? content_hash(*image.patches)
-                                 : name_hash(draft.key, 0, *image.patches);
+  image.hash =
+      draft.key.empty() ? content_hash(*image.patches) : name_hash(draft.key, 0, *image.patches);
   image.num_tokens = image.patches->num_tokens;
   result.tokens = image.num_tokens;
   result.bytes = image.patches->pixels.size() * sizeof(float);
@@ -221,21 +221,20 @@ PreparedMedia ImageInputs::make_video(const MediaItem& item, const Draft& draft)
   return result;
 }
 
-std::vector<engine::ImageInput> ImageInputs::expand(
-    std::vector<std::int32_t>& prompt, const std::vector<PreparedMedia>& media) const {
+std::vector<engine::ImageInput> ImageInputs::expand(std::vector<std::int32_t>& prompt,
+                                                    const std::vector<PreparedMedia>& media) const {
   for (const bool video : {false, true}) {
-    const auto placeholders =
-        std::count(prompt.begin(), prompt.end(), video ? options_.video_token : options_.image_token);
-    const auto wanted = std::count_if(media.begin(), media.end(), [video](const PreparedMedia& item) {
-      return item.video == video;
-    });
+    const auto placeholders = std::count(prompt.begin(), prompt.end(),
+                                         video ? options_.video_token : options_.image_token);
+    const auto wanted =
+        std::count_if(media.begin(), media.end(),
+                      [video](const PreparedMedia& item) { return item.video == video; });
     if (placeholders == wanted) continue;
-    throw ApiError(400,
-                   fmt::format("The rendered prompt has {} {} placeholders ({}) for {} {}s. "
-                               "Text of a request with images must not hold the placeholder.",
-                               placeholders, video ? "video" : "image",
-                               video ? options_.video_placeholder : options_.placeholder, wanted,
-                               video ? "video" : "image"));
+    throw ApiError(400, fmt::format("The rendered prompt has {} {} placeholders ({}) for {} {}s. "
+                                    "Text of a request with images must not hold the placeholder.",
+                                    placeholders, video ? "video" : "image",
+                                    video ? options_.video_placeholder : options_.placeholder,
+                                    wanted, video ? "video" : "image"));
   }
   std::vector<engine::ImageInput> images;
   std::vector<std::int32_t> expanded;

@@ -62,7 +62,8 @@ class ImageInputs {
 
  private:
   struct Draft;
-  Draft look_at(const MediaItem& item, const std::string& cache_salt, std::int64_t max_tokens) const;
+  Draft look_at(const MediaItem& item, const std::string& cache_salt,
+                std::int64_t max_tokens) const;
   PreparedMedia make(const MediaItem& item, const Draft& draft) const;
   PreparedMedia make_video(const MediaItem& item, const Draft& draft) const;
   MemoryBudget::Share take_memory(std::int64_t patches) const;

@@ -7,7 +7,6 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
@@ -58,7 +57,7 @@ struct Batch {
 }  // namespace
 
 // Everything that stop() takes down.
-struct MediaLoader::Runtime : std::enable_shared_from_this<Runtime> {
+struct MediaLoader::Runtime {
   Runtime(const MediaOptions& media_options, std::shared_ptr<MemoryBudget> memory_budget)
       : options(media_options),
         budget(std::move(memory_budget)),
@@ -76,26 +75,25 @@ struct MediaLoader::Runtime : std::enable_shared_from_this<Runtime> {
     waiting.clear();  // timers go before their context
   }
 
-  Cancel load(std::vector<std::string> urls, Done done) {
+  std::shared_ptr<Batch> load(std::vector<std::string> urls, Done done) {
     auto batch = std::make_shared<Batch>();
     batch->urls = std::move(urls);
     batch->done = std::move(done);
     batch->media.resize(batch->urls.size());
     asio::post(context, [this, batch] { start(batch); });
-    return [runtime = weak_from_this(), weak = std::weak_ptr(batch)] {
-      const auto self = runtime.lock();
-      if (self == nullptr) return;
-      asio::post(self->context, [weak] {
-        if (const auto batch = weak.lock()) cancel(*batch);
-      });
-    };
+    return batch;
   }
 
   // The workers find the error when what they wait for has ended.
-  static void cancel(Batch& batch) {
-    if (!batch.error) batch.error = std::make_exception_ptr(ApiError(499, "The client is gone."));
-    for (asio::cancellation_signal& signal : batch.signals)
-      signal.emit(asio::cancellation_type::terminal);
+  void cancel(const std::weak_ptr<Batch>& weak) {
+    asio::post(context, [weak] {
+      const auto batch = weak.lock();
+      if (batch == nullptr) return;
+      if (!batch->error)
+        batch->error = std::make_exception_ptr(ApiError(499, "The client is gone."));
+      for (asio::cancellation_signal& signal : batch->signals)
+        signal.emit(asio::cancellation_type::terminal);
+    });
   }
 
   void start(const std::shared_ptr<Batch>& batch) {
@@ -104,9 +102,10 @@ struct MediaLoader::Runtime : std::enable_shared_from_this<Runtime> {
     if (workers == 0) return batch->done(nullptr, {});
     batch->workers = static_cast<int>(workers);
     for (std::size_t i = 0; i < workers; ++i) {
-      asio::co_spawn(
-          context, work(batch),
-          asio::bind_cancellation_slot(batch->signals.emplace_back().slot(), asio::detached));
+      // The handler keeps the batch, and so the signal, to the end of the coroutine.
+      asio::co_spawn(context, work(batch),
+                     asio::bind_cancellation_slot(batch->signals.emplace_back().slot(),
+                                                  [batch](const std::exception_ptr&) {}));
     }
   }
 
@@ -228,7 +227,10 @@ void MediaLoader::stop() { runtime_.reset(); }
 
 MediaLoader::Cancel MediaLoader::load(std::vector<std::string> urls, Done done) {
   if (runtime_ == nullptr) throw ApiError(503, "The server is shutting down.");
-  return runtime_->load(std::move(urls), std::move(done));
+  const std::weak_ptr<Batch> batch = runtime_->load(std::move(urls), std::move(done));
+  return [runtime = std::weak_ptr(runtime_), batch] {
+    if (const auto running = runtime.lock()) running->cancel(batch);
+  };
 }
 
 std::vector<Media> MediaLoader::load(std::vector<std::string> urls) {

@@ -36,7 +36,8 @@ std::string uuid_of(const Json& part, std::size_t index) {
   if (uuid == part.end() || uuid->is_null()) return "";
   if (!uuid->is_string() || uuid->get_ref<const std::string&>().size() > kMaxBytes) {
     throw ApiError(
-        400, fmt::format("messages[{}]: `uuid` must be a string of at most {} bytes", index, kMaxBytes),
+        400,
+        fmt::format("messages[{}]: `uuid` must be a string of at most {} bytes", index, kMaxBytes),
         "messages");
   }
   return uuid->get<std::string>();

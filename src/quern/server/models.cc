@@ -28,21 +28,20 @@ Json permission(std::int64_t created) {
 Json models_json(const ModelListing& listing) {
   Json data = Json::array();
   for (const std::string& name : listing.names) {
-    data.push_back(
-        {{"id", name},
-         {"object", "model"},
-         {"created", listing.created},
-         {"owned_by", "quern"},
-         {"root", listing.root},
-         {"parent", nullptr},
-         {"max_model_len", listing.max_model_len},
-         {"permission", Json::array({permission(listing.created)})},
-         {"capabilities",
-          {{"images", listing.images},
-           {"videos", listing.videos},
-           {"tools", listing.tools},
-           {"reasoning", listing.reasoning}}},
-         {"fingerprint", listing.fingerprint}});
+    data.push_back({{"id", name},
+                    {"object", "model"},
+                    {"created", listing.created},
+                    {"owned_by", "quern"},
+                    {"root", listing.root},
+                    {"parent", nullptr},
+                    {"max_model_len", listing.max_model_len},
+                    {"permission", Json::array({permission(listing.created)})},
+                    {"capabilities",
+                     {{"images", listing.images},
+                      {"videos", listing.videos},
+                      {"tools", listing.tools},
+                      {"reasoning", listing.reasoning}}},
+                    {"fingerprint", listing.fingerprint}});
   }
   return {{"object", "list"}, {"data", std::move(data)}};
 }

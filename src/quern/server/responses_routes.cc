@@ -34,11 +34,12 @@ void store(ApiContext& api, const ResponsesRequest& request, const Json& respons
 asio::awaitable<void> create(ApiContext& api, HttpExchange& exchange) {
   check_content_type(exchange.request());
   ResponsesRequest request;
-  ChatPlan plan = co_await prepare_chat(api, exchange, [&api, &request, &body = exchange.request().body] {
-    request = parse_responses_request(
-        body, [&api](const std::string& id) { return api.responses.messages(id); });
-    return read_chat_request(request.chat);
-  });
+  ChatPlan plan =
+      co_await prepare_chat(api, exchange, [&api, &request, &body = exchange.request().body] {
+        request = parse_responses_request(
+            body, [&api](const std::string& id) { return api.responses.messages(id); });
+        return read_chat_request(request.chat);
+      });
   plan.id = "resp_" + random_id();
   RunningAnswer running(api, exchange, plan, co_await asio::this_coro::executor);
   if (plan.stream) {

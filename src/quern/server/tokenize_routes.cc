@@ -61,7 +61,8 @@ asio::awaitable<void> tokenize(ApiContext& api, HttpExchange& exchange) {
   api.service.check_model(request.common);
   HttpResponse response;
   if (request.has_messages) {
-    const ChatPlan plan = co_await prepare_chat(api, exchange, [&body] { return parse_chat_request(body); });
+    const ChatPlan plan =
+        co_await prepare_chat(api, exchange, [&body] { return parse_chat_request(body); });
     response = json_response(200, tokens_json(request, plan.prompt, api.service));
   } else {
     response = co_await api.on_pool([&] {

@@ -181,8 +181,7 @@ ImagePatches preprocess_frames(std::span<const RgbImage> frames,
   return frame_patches(resized, config);
 }
 
-ImagePatches frame_patches(std::span<const RgbImage> frames,
-                           const VisionPreprocessConfig& config) {
+ImagePatches frame_patches(std::span<const RgbImage> frames, const VisionPreprocessConfig& config) {
   QUERN_CHECK(!frames.empty());
   const int steps = config.temporal_patch_size;
   const int last = static_cast<int>(frames.size()) - 1;

@@ -82,12 +82,10 @@ VideoPlan plan_video(std::span<const std::byte> bytes, const VisionPreprocessCon
                      const VideoLimits& limits, std::int64_t max_tokens) {
   VideoPlan plan;
   plan.info = VideoReader(bytes, limits).info();
-  const std::int64_t step_tokens =
-      frames_grid(plan.info.size, 1, config).tokens(config.merge_size);
+  const std::int64_t step_tokens = frames_grid(plan.info.size, 1, config).tokens(config.merge_size);
   const std::int64_t most_steps = max_tokens / step_tokens;
-  plan.frames =
-      sample_frames(plan.info.num_frames, plan.info.fps, config.video_fps,
-                    static_cast<std::size_t>(most_steps * config.temporal_patch_size));
+  plan.frames = sample_frames(plan.info.num_frames, plan.info.fps, config.video_fps,
+                              static_cast<std::size_t>(most_steps * config.temporal_patch_size));
   if (plan.frames.empty()) throw ImageError("video has no frames");
   plan.grid = frames_grid(plan.info.size, plan.frames.size(), config);
   if (plan.grid.t > most_steps) {

@@ -1,7 +1,7 @@
-// Videos from bytes that nobody trusts: which frames the model sees, and their patches in the pieces
-// that the tower attends over.
-// Must never let a header decide how much memory or time a video takes.
-// Proved by tests/vision/video_test.cc (against OpenCV) and tests/vision/hostile_video_test.cc.
+// Videos from bytes that nobody trusts: which frames the model sees, and their patches in the
+// pieces that the tower attends over. Must never let a header decide how much memory or time a
+// video takes. Proved by tests/vision/video_test.cc (against OpenCV) and
+// tests/vision/hostile_video_test.cc.
 #pragma once
 
 #include <cstddef>

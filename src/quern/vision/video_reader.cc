@@ -102,8 +102,8 @@ RgbImage turned(const RgbImage& image) {
 int quarter_turns(const AVStream& stream) {
 #if LIBAVCODEC_VERSION_INT >= AV_VERSION_INT(60, 31, 100)
   const AVPacketSideData* side =
-      av_packet_side_data_get(stream.codecpar->coded_side_data,
-                              stream.codecpar->nb_coded_side_data, AV_PKT_DATA_DISPLAYMATRIX);
+      av_packet_side_data_get(stream.codecpar->coded_side_data, stream.codecpar->nb_coded_side_data,
+                              AV_PKT_DATA_DISPLAYMATRIX);
   const std::uint8_t* data = side != nullptr && side->size >= 36 ? side->data : nullptr;
 #else
   std::size_t size = 0;
@@ -187,7 +187,8 @@ struct VideoReader::Impl {
       throw ImageError("codec '{}' is not supported (known: H.264, HEVC, VP8, VP9, AV1, MPEG-4)",
                        avcodec_get_name(codec.codec_id));
     }
-    if (codec.width <= 0 || codec.height <= 0) throw ImageError("the size of its frames is unknown");
+    if (codec.width <= 0 || codec.height <= 0)
+      throw ImageError("the size of its frames is unknown");
     if (codec.height > limits.max_pixels / codec.width) {
       throw ImageError("frames of {} x {} pixels exceed the limit of {} pixels", codec.width,
                        codec.height, limits.max_pixels);
@@ -268,10 +269,10 @@ struct VideoReader::Impl {
       throw ImageError("a frame of the video is {} x {} pixels, the first is {} x {}",
                        decoded->width, decoded->height, coded_size.width, coded_size.height);
     }
-    scaler.reset(sws_getCachedContext(
-        scaler.release(), decoded->width, decoded->height,
-        static_cast<AVPixelFormat>(decoded->format), decoded->width, decoded->height,
-        AV_PIX_FMT_RGB24, SWS_BICUBIC, nullptr, nullptr, nullptr));
+    scaler.reset(sws_getCachedContext(scaler.release(), decoded->width, decoded->height,
+                                      static_cast<AVPixelFormat>(decoded->format), decoded->width,
+                                      decoded->height, AV_PIX_FMT_RGB24, SWS_BICUBIC, nullptr,
+                                      nullptr, nullptr));
     if (scaler == nullptr) throw ImageError("the pixels of its frames are of an unknown kind");
     // Rows with room behind them: the converter writes whole vectors.
     constexpr std::int64_t kVector = 64;
