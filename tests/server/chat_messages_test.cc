@@ -1,10 +1,12 @@
 // What templates get to see of the messages.
 #include "quern/server/chat_messages.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "quern/server/api_error.h"
 #include "quern/server/media_parts.h"
+#include "tests/support/error_message.h"
 
 namespace quern::server {
 namespace {
@@ -81,7 +83,6 @@ TEST(TemplateMessages, AnImageNeedsAUrl) {
   for (const char* part :
        {R"({"type":"image_url"})", R"({"type":"image_url","image_url":{}})",
         R"({"type":"image_url","image_url":null,"uuid":""})",
-        R"({"type":"image_url","image_url":{"url":"data:"},"uuid":5})",
         R"({"type":"image_url","image_url":5})",
         R"({"type":"image_url","image_url":{"url":["data:"]}})", R"({"type":"image"})"}) {
     Json messages = json(R"([{"role":"user","content":"a"},{"role":"user","content":[)" +
@@ -94,6 +95,10 @@ TEST(TemplateMessages, AnImageNeedsAUrl) {
       EXPECT_STREQ(error.what(), "messages[1]: an image part needs `image_url` with a `url`");
     }
   }
+  Json messages = json(
+      R"([{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"},"uuid":5}]}])");
+  EXPECT_THAT(quern::test::error_message<ApiError>([&] { take_media(messages); }),
+              ::testing::HasSubstr("`uuid` must be a string of at most 1024 bytes"));
 }
 
 TEST(TemplateMessages, WrongOnesAreNamed) {

@@ -86,9 +86,10 @@ std::vector<MediaItem> take_media(Json& messages) {
       break;
     }
     if (!item.has_url && item.uuid.empty()) {
-      throw ApiError(
-          400, fmt::format("messages[{}]: a {} part needs `{}` with a `url`", index, name, field),
-          "messages");
+      throw ApiError(400,
+                     fmt::format("messages[{}]: {} part needs `{}` with a `url`", index,
+                                 video ? "a video" : "an image", field),
+                     "messages");
     }
     part = {{"type", name}};
     items.push_back(std::move(item));
