@@ -53,8 +53,8 @@ void run(TensorKernel& kernel, Range units) {
 void quantize(const SourceFormats& formats, const KernelInput& stored, const Scheme& scheme) {
   fuzz::accepts([&] {
     auto source = formats.restore(stored);
-    if (source == nullptr || !refusal(scheme, source->shape()).empty()) return;
-    if (source->elements() == 0) return;
+    if (source == nullptr || source->shape().size() < 2 || source->elements() == 0) return;
+    if (!refusal(scheme, source->shape()).empty()) return;
     auto encoder = make_encoder(scheme, *source);
     const auto kernel = make_weight_kernel(std::move(source), std::move(encoder));
     const std::uint64_t units = kernel->units();

@@ -7,6 +7,7 @@
 #include <pybind11/stl/filesystem.h>
 
 #include <chrono>
+#include <tuple>
 
 #include "quern/base/env.h"
 #include "quern/base/error.h"
@@ -87,9 +88,32 @@ py::list templates() {
     fields["q_layer_name"] = entry.q_layer_name;
     fields["gate_up_layers_name"] = entry.gate_up_layers_name;
     fields["exclude_layers_name"] = entry.exclude_layers_name;
+    fields["f2f_weight_converters"] = converter_fields(entry.weight_converters);
     list.append(fields);
   }
   return list;
+}
+
+// (source, targets, operation, axis), as __init__.py makes them of Quark's objects.
+using ConverterFields = std::tuple<std::string, std::vector<std::string>, std::string, int>;
+
+std::vector<ConverterFields> converter_fields(const std::vector<WeightConverter>& converters) {
+  std::vector<ConverterFields> fields;
+  for (const WeightConverter& c : converters) {
+    const bool chunk = c.operation == WeightConverter::Operation::kChunk;
+    fields.emplace_back(c.source, c.targets, chunk ? "Chunk" : "SplitFusedExperts", c.axis);
+  }
+  return fields;
+}
+
+void set_converters(QuantizeOptions& options, const std::vector<ConverterFields>& fields) {
+  options.weight_converters.clear();
+  for (const auto& [source, targets, operation, axis] : fields) {
+    using Operation = WeightConverter::Operation;
+    options.weight_converters.push_back(
+        {source, targets, operation == "Chunk" ? Operation::kChunk : Operation::kSplitFusedExperts,
+         axis});
+  }
 }
 
 py::tuple environment_rank() {
@@ -111,6 +135,7 @@ PYBIND11_MODULE(_quern, module) {
       .def_readwrite("keep_excluded_layers_as_original_model_state",
                      &QuantizeOptions::keep_excluded_layers_as_original_model_state)
       .def_readwrite("presharded_weights", &QuantizeOptions::presharded_weights)
+      .def("set_weight_converters", &set_converters)
       .def_readwrite("overwrite", &QuantizeOptions::overwrite)
       .def_readwrite("threads", &QuantizeOptions::threads)
       .def_readwrite("memory_budget_bytes", &QuantizeOptions::memory_budget_bytes)

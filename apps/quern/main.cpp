@@ -13,12 +13,14 @@
 #include "command.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
+#include "quern/base/version.h"
 
 int main(int argc, char** argv) {
   CLI::App app{"quern: quantize, serve and evaluate MiniMax-M3 checkpoints", "quern"};
   try {
     quern::init_logging();
-    app.set_version_flag("--version", "quern " QUERN_VERSION, "Print the version and exit");
+    app.set_version_flag("--version", fmt::format("quern {}", quern::version()),
+                         "Print the version and exit");
     app.require_subcommand(1);
     quern::cli::add_quantize(app);
     quern::cli::add_inspect(app);

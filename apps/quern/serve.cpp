@@ -12,6 +12,7 @@
 #include "quern/base/env.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
+#include "quern/base/version.h"
 #include "quern/server/server.h"
 
 namespace quern::cli {
@@ -118,7 +119,7 @@ class ServeCommand {
       const auto key = environment(name);
       if (key && !key->empty() && api_keys_.empty()) options.api.api_keys.push_back(*key);
     }
-    options.api.version = QUERN_VERSION;
+    options.api.version = version();
     options.api.writer.prompt_tokens_details = prompt_details_;
     options.api.force_include_usage = force_usage_;
 

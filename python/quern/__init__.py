@@ -17,7 +17,8 @@ import os
 from . import _quern
 from ._quern import Error, verify
 
-__all__ = ["Error", "LLMTemplate", "ModelQuantizer", "QConfig", "verify"]
+__all__ = ["Chunk", "Error", "LLMTemplate", "ModelQuantizer", "QConfig", "SplitFusedExperts", "WeightConverter",
+           "verify"]
 
 _log = logging.getLogger("quern")
 
@@ -29,6 +30,45 @@ class QConfig:
     scheme: str
     exclude: tuple = ()
     layer_config: tuple = ()  # (pattern, scheme) pairs, the first that matches wins
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Equal parts of a weight along `dim`."""
+
+    dim: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFusedExperts:
+    """One weight an expert of a stack, or two when there are two targets: halves along `split_axis`."""
+
+    split_axis: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightConverter:
+    """What becomes of a tensor whose name ends in the source pattern, before it is quantized."""
+
+    source_patterns: object
+    target_patterns: object
+    operations: list
+
+
+def _converter_fields(converter):
+    """(source, targets, operation, axis) of a WeightConverter, ours or Quark's own."""
+    sources, targets = _names(converter.source_patterns), _names(converter.target_patterns)
+    if len(sources) != 1:
+        raise ValueError(f"weight_converters: one source pattern per converter, found {sources!r}")
+    if len(converter.operations) != 1:
+        raise ValueError(f"weight_converters: one operation per converter, found {converter.operations!r}")
+    operation = converter.operations[0]
+    name = type(operation).__name__
+    axis = {"Chunk": "dim", "SplitFusedExperts": "split_axis"}.get(name)
+    if axis is None:
+        raise NotImplementedError(f"weight_converters: {name} is not supported by quern; Chunk and "
+                                  "SplitFusedExperts are")
+    return sources[0], targets, name, getattr(operation, axis)
 
 
 def _names(value):
@@ -107,7 +147,12 @@ class LLMTemplate:
         return QConfig(scheme, tuple(exclude), tuple((layer_config or {}).items()))
 
 
+def _converter(source, targets, operation, axis):
+    return WeightConverter(source, targets, [Chunk(axis) if operation == "Chunk" else SplitFusedExperts(axis)])
+
+
 for _fields in _quern.templates():
+    _fields["f2f_weight_converters"] = [_converter(*fields) for fields in _fields["f2f_weight_converters"]]
     LLMTemplate.register_template(LLMTemplate(**_fields))
 
 
@@ -122,7 +167,7 @@ class ModelQuantizer:
                                    overwrite=False, rank=None, world_size=None):
         """Quantizes a checkpoint file to file; an unfinished run of the same job is gone on with.
 
-        `device` is accepted and has no effect: the CPU does the work. `memory_budget` is in MiB.
+        `weight_converters` takes a template's `f2f_weight_converters`. `device` is accepted and has no effect: the CPU does the work. `memory_budget` is in MiB.
         Returns the numbers of the run as a dict. Ctrl-C stops it; nothing loadable is left.
         """
         if len(legacy_device_args) > 1:
@@ -130,7 +175,6 @@ class ModelQuantizer:
                 "direct_quantize_checkpoint accepts at most one positional argument after "
                 "'keep_excluded_layers_as_original_model_state'; pass weight_converters and device by "
                 "keyword.")
-        _refuse("direct_quantize_checkpoint", weight_converters=weight_converters)
         if (rank is None) != (world_size is None):
             raise ValueError("rank and world_size belong together")
         options = _quern.QuantizeOptions()
@@ -141,6 +185,7 @@ class ModelQuantizer:
         options.layer_config = [f"{pattern}={scheme}" for pattern, scheme in self.config.layer_config]
         options.keep_excluded_layers_as_original_model_state = keep_excluded_layers_as_original_model_state
         options.presharded_weights = list((presharded_weights or {}).items())
+        options.set_weight_converters([_converter_fields(converter) for converter in weight_converters or []])
         options.threads = threads
         options.memory_budget_bytes = memory_budget << 20
         options.report = report

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -110,6 +111,49 @@ class QuernTest(unittest.TestCase):
             template.get_config("mxfp4", kv_cache_scheme="fp8")
         with self.assertLogs("quern", "WARNING"):
             quern.LLMTemplate.register_template(template)
+
+    def test_weight_converters(self):
+        source = SOURCE / "tests/golden/quantize_sources/fused"  # of model type qwen3_5_moe
+        converters = quern.LLMTemplate.get("qwen3_5_moe").f2f_weight_converters
+        self.assertEqual(converters[1], quern.WeightConverter("down_proj", ["down_proj.weight"],
+                                                              [quern.SplitFusedExperts(split_axis=0)]))
+        config = quern.QConfig("mxfp4", exclude=("*.excluded",))
+        quantizer = quern.ModelQuantizer(config)
+        quantizer.direct_quantize_checkpoint(source, self.directory / "out", weight_converters=converters)
+        golden = json.loads((SOURCE / "tests/golden/quantize_sources/golden.json").read_text())["fused"]["mxfp4"]
+        tensors = {}
+        for shard in (self.directory / "out").glob("*.safetensors"):
+            with open(shard, "rb") as file:
+                header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            tensors.update({name: [entry["dtype"], entry["shape"]] for name, entry in header.items()})
+        self.assertEqual(tensors, {name: row[:2] for name, row in golden.items()})
+
+        class Concatenate:
+            dim = 0
+
+        with self.assertRaisesRegex(NotImplementedError, "Concatenate"):
+            quantizer.direct_quantize_checkpoint(source, self.directory / "no", weight_converters=[
+                quern.WeightConverter("a", "b", [Concatenate()])])
+        with self.assertRaisesRegex(ValueError, "one source pattern"):
+            quantizer.direct_quantize_checkpoint(source, self.directory / "no", weight_converters=[
+                quern.WeightConverter(["a", "b"], "c", [quern.Chunk()])])
+
+    def test_quantized_source_arguments(self):
+        """Excluded layers kept as they are, and presharded weights named by the caller, not by the source."""
+        source = self.directory / "source"
+        shutil.copytree(SOURCE / "tests/golden/quantize_sources/fp8", source)
+        config = json.loads((source / "config.json").read_text())
+        presharded = config["quantization_config"].pop("presharded_weights")
+        (source / "config.json").write_text(json.dumps(config))
+        quantizer = quern.ModelQuantizer(quern.QConfig("mxfp4", exclude=("*.excluded",)))
+        with self.assertRaisesRegex(quern.Error, "qkv.weight"):  # its scales fit no unsharded grid
+            quantizer.direct_quantize_checkpoint(source, self.directory / "no")
+        self.assertFalse((self.directory / "no").exists())
+        quantizer.direct_quantize_checkpoint(source, self.directory / "out", True, presharded_weights=presharded)
+        written = json.loads((self.directory / "out/config.json").read_text())["quantization_config"]
+        golden = json.loads((SOURCE / "tests/golden/quantize_sources/golden.json").read_text())["fp8"]["kept"]
+        self.assertEqual(written["layer_quant_config"], golden["layer_quant_config"])
+        self.assertEqual(written["exclude"], golden["exclude"])
 
     def test_errors_are_exceptions(self):
         quantizer = quern.ModelQuantizer(quern.QConfig("mxfp4"))

@@ -13,8 +13,7 @@
 
 #include "quern/base/error.h"
 #include "quern/base/thread_team.h"
-#include "quern/numerics/bf16.h"
-#include "quern/numerics/fp16.h"
+#include "quern/checkpoint/stored_values.h"
 #include "quern/numerics/mxfp4.h"
 
 namespace quern {
@@ -23,59 +22,6 @@ namespace {
 // Values decoded at a time; a multiple of the MX block.
 constexpr std::size_t kChunk = 4096;
 static_assert(kChunk % kMxBlock == 0);
-
-// A tensor whose values can be read as float32: floats, or MXFP4 with its scales.
-class Values {
- public:
-  // Empty when the tensor's dtype has no values that compare (integers, FP8).
-  static std::optional<Values> of(const Checkpoint& checkpoint, std::string_view name) {
-    const TensorView& view = checkpoint.get(name);
-    const DType dtype = view.dtype;
-    if (dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32) {
-      return Values(view, nullptr, view.shape);
-    }
-    const TensorView* scale = checkpoint.find(fmt::format("{}_scale", name));
-    if (dtype != DType::kU8 || scale == nullptr || view.shape.empty()) return std::nullopt;
-    Shape shape = view.shape;
-    shape.back() *= 2;
-    Shape scale_shape = shape;
-    scale_shape.back() /= static_cast<std::int64_t>(kMxBlock);
-    const bool fits = shape.back() % static_cast<std::int64_t>(kMxBlock) == 0 &&
-                      dtype_bytes(scale->dtype) == 1 && scale->shape == scale_shape;
-    if (!fits) return std::nullopt;
-    return Values(view, scale, std::move(shape));
-  }
-
-  bool is_mxfp4() const { return scale_ != nullptr; }
-  const Shape& shape() const { return shape_; }
-  std::string text() const {
-    return fmt::format("{} {}", is_mxfp4() ? "MXFP4" : dtype_name(view_->dtype),
-                       shape_text(shape_));
-  }
-
-  // Values [begin, begin + out.size()); begin is a multiple of kChunk.
-  void read(std::size_t begin, std::span<float> out) const {
-    const std::size_t count = out.size();
-    if (is_mxfp4()) {
-      mxfp4_decode_row({view_->as<std::uint8_t>() + begin / 2, count / 2},
-                       {scale_->as<std::uint8_t>() + begin / kMxBlock, count / kMxBlock}, out);
-    } else if (view_->dtype == DType::kBF16) {
-      bf16_to_float({view_->as<BF16>() + begin, count}, out);
-    } else if (view_->dtype == DType::kF16) {
-      fp16_to_float({view_->as<FP16>() + begin, count}, out);
-    } else {
-      std::copy_n(view_->as<float>() + begin, count, out.begin());
-    }
-  }
-
- private:
-  Values(const TensorView& view, const TensorView* scale, Shape shape)
-      : view_(&view), scale_(scale), shape_(std::move(shape)) {}
-
-  const TensorView* view_;
-  const TensorView* scale_;
-  Shape shape_;
-};
 
 std::string form_text(const TensorView& view) {
   return fmt::format("{} {}", dtype_name(view.dtype), shape_text(view.shape));
@@ -86,7 +32,7 @@ bool same_bytes(const TensorView* a, const TensorView* b) {
          std::memcmp(a->data, b->data, a->bytes()) == 0;
 }
 
-void compare_values(const Values& a, const Values& b, TensorDiff& diff) {
+void compare_values(const StoredValues& a, const StoredValues& b, TensorDiff& diff) {
   std::array<float, kChunk> left;
   std::array<float, kChunk> right;
   const auto total = static_cast<std::size_t>(num_elements(a.shape()));
@@ -111,17 +57,18 @@ void compare_values(const Values& a, const Values& b, TensorDiff& diff) {
       noise == 0.0 ? std::numeric_limits<double>::infinity() : 10.0 * std::log10(signal / noise);
 }
 
-// The weight that a scale belongs to, when the other side holds that weight unquantized: the scale
-// is then part of the weight's comparison.
+// Scales that only one side has, of a weight whose values are compared: part of that comparison.
 bool is_scale_of_compared_weight(const Checkpoint& own, const Checkpoint& other,
                                  std::string_view name) {
-  constexpr std::string_view kSuffix = ".weight_scale";
-  if (!name.ends_with(kSuffix)) return false;
-  const std::string weight(name.substr(0, name.size() - std::string_view("_scale").size()));
-  if (own.find(weight) == nullptr || other.find(weight) == nullptr) return false;
-  const auto here = Values::of(own, weight);
-  const auto there = Values::of(other, weight);
-  return here && there && here->is_mxfp4() && !there->is_mxfp4() && here->shape() == there->shape();
+  for (const std::string_view suffix : {"_scale", "_scale_2", "_scale_inv"}) {
+    if (!name.ends_with(suffix)) continue;
+    const std::string_view weight = name.substr(0, name.size() - suffix.size());
+    if (own.find(weight) == nullptr || other.find(weight) == nullptr) continue;
+    const auto here = StoredValues::of(own, weight);
+    const auto there = StoredValues::of(other, weight);
+    if (here && there && here->is_quantized() && here->shape() == there->shape()) return true;
+  }
+  return false;
 }
 
 void compare_tensor(const Checkpoint& a, const Checkpoint& b, TensorDiff& diff) {
@@ -131,8 +78,8 @@ void compare_tensor(const Checkpoint& a, const Checkpoint& b, TensorDiff& diff) 
   diff.b = form_text(right);
   if (same_bytes(&left, &right)) return;
   diff.kind = TensorDiff::Kind::kForm;
-  const std::optional<Values> x = Values::of(a, diff.name);
-  const std::optional<Values> y = Values::of(b, diff.name);
+  const std::optional<StoredValues> x = StoredValues::of(a, diff.name);
+  const std::optional<StoredValues> y = StoredValues::of(b, diff.name);
   if (!x || !y || x->shape() != y->shape()) {
     // Same form, other bytes of a dtype without comparable values.
     if (left.dtype == right.dtype && left.shape == right.shape) {
@@ -143,8 +90,8 @@ void compare_tensor(const Checkpoint& a, const Checkpoint& b, TensorDiff& diff) 
   }
   diff.a = x->text();
   diff.b = y->text();
-  diff.kind =
-      x->is_mxfp4() != y->is_mxfp4() ? TensorDiff::Kind::kQuantized : TensorDiff::Kind::kValues;
+  diff.kind = x->is_quantized() != y->is_quantized() ? TensorDiff::Kind::kQuantized
+                                                     : TensorDiff::Kind::kValues;
   compare_values(*x, *y, diff);
 }
 

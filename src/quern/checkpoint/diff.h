@@ -19,7 +19,7 @@ struct TensorDiff {
     kOnlyInB,
     kForm,       // dtype or shape differ in a way that values cannot be compared
     kValues,     // values were compared
-    kQuantized,  // values were compared, exactly one side is MXFP4 (weight and weight_scale)
+    kQuantized,  // values were compared, exactly one side is quantized (its scales included)
   };
   std::string name;
   Kind kind = Kind::kIdentical;

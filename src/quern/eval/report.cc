@@ -12,6 +12,7 @@
 
 #include "quern/base/error.h"
 #include "quern/base/file.h"
+#include "quern/base/version.h"
 #include "quern/eval/python_regex.h"
 #include "quern/eval/python_text.h"
 #include "quern/eval/scoring.h"
@@ -20,7 +21,6 @@
 namespace quern {
 namespace {
 
-constexpr const char* kVersion = "quern 0.1.0";
 constexpr std::int64_t kBootstrapIterations = 100'000;  // the harness's default; mean needs none
 constexpr PythonJsonStyle kOneLine{.ensure_ascii = false, .indent = -1};
 constexpr PythonJsonStyle kIndented{.ensure_ascii = false, .indent = 2};
@@ -264,7 +264,7 @@ Json results_json(const Evaluation& evaluation, const ReportSettings& settings) 
       {"date", settings.start_unix_time},
       {"pretty_env_info", "N/A"},
       {"transformers_version", "N/A"},
-      {"lm_eval_version", kVersion},
+      {"lm_eval_version", fmt::format("quern {}", version())},
       {"upper_git_hash", nullptr},
       {"task_hashes", hashes},
       {"model_source", settings.model_source},

@@ -25,31 +25,45 @@ double WeightStatistics::sqnr_db() const {
   return 10.0 * std::log10(signal / noise);
 }
 
+void measure_part(const StoredPart& part, WeightStatistics& statistics) {
+  QUERN_CHECK(part.restored.size() == part.weights.size());
+  // A scale of amax / max_code is rounded: the largest value may lie an ulp above the limit. A
+  // scale of zero clips nothing: it flushes.
+  const bool clips = part.scale != 0;
+  const double low = part.low * (1 + 0x1p-20);
+  const double high = part.high * (1 + 0x1p-20);
+  double peak_error = 0;
+  for (std::size_t i = 0; i < part.weights.size(); ++i) {
+    const double weight = part.weights[i];
+    double error = weight - part.restored[i];
+    if (!std::isfinite(error)) error = std::numeric_limits<float>::max();
+    statistics.signal += weight * weight;
+    statistics.noise += error * error;
+    statistics.clipped += clips && (weight < low || weight > high);
+    statistics.flushed += weight != 0 && part.restored[i] == 0;
+    if (std::abs(weight) == part.peak) peak_error = std::max(peak_error, std::abs(error));
+  }
+  statistics.elements += part.weights.size();
+  if (part.peak > 0) {
+    statistics.max_peak_error = std::max(statistics.max_peak_error, peak_error / part.peak);
+  }
+  statistics.scales[std::bit_cast<std::uint32_t>(part.scale) >> 23 & 0xFF] += part.is_last;
+}
+
 void measure_restored(std::span<const float> weights, std::span<const float> restored,
                       std::size_t group, std::span<const float> scales, float max_code,
                       WeightStatistics& statistics) {
   QUERN_CHECK(group > 0 && restored.size() == weights.size() &&
               scales.size() == (weights.size() + group - 1) / group);
-  statistics.elements += weights.size();
   for (std::size_t g = 0; g < scales.size(); ++g) {
-    // A scale of amax / max_code is rounded: the largest value may lie an ulp above the limit.
-    const double limit = double{scales[g]} * max_code * (1 + 0x1p-20);
-    double peak = 0;
-    double peak_error = 0;
-    for (std::size_t i = g * group; i < std::min(weights.size(), (g + 1) * group); ++i) {
-      const double weight = weights[i];
-      const double error = weight - restored[i];
-      statistics.signal += weight * weight;
-      statistics.noise += error * error;
-      statistics.clipped += std::abs(weight) > limit;
-      statistics.flushed += weight != 0 && restored[i] == 0;
-      if (std::abs(weight) > peak) {
-        peak = std::abs(weight);
-        peak_error = std::abs(error) / peak;
-      }
-    }
-    statistics.max_peak_error = std::max(statistics.max_peak_error, peak_error);
-    ++statistics.scales[std::bit_cast<std::uint32_t>(scales[g]) >> 23 & 0xFF];
+    const std::size_t begin = g * group;
+    const std::size_t count = std::min(group, weights.size() - begin);
+    StoredPart part{weights.subspan(begin, count), restored.subspan(begin, count), scales[g]};
+    part.high = double{scales[g]} * max_code;
+    part.low = -part.high;
+    for (const float weight : part.weights)
+      part.peak = std::max(part.peak, std::abs(double{weight}));
+    measure_part(part, statistics);
   }
 }
 

@@ -28,9 +28,23 @@ struct WeightStatistics {
   double sqnr_db() const;
 };
 
-// Any format, from its values: `restored` [n] as a reader decodes them, in groups of `group`
-// consecutive values (the last may be shorter), each with its scale; |value| / scale is at most
-// `max_code`. The plain version for all formats.
+// Values of one group, all of them or a part, beside what a reader decodes.
+struct StoredPart {
+  std::span<const float> weights;
+  std::span<const float> restored;
+  float scale = 1;
+  double low = 0;  // the least and the largest value that the group can hold
+  double high = 0;
+  double peak = 0;      // the largest magnitude of the whole group
+  bool is_last = true;  // of the group's parts; a group is counted once
+};
+
+// Any format; the sums are the same for every cut into parts but for their rounding. A weight that
+// comes back as Inf or NaN counts as an error of the largest binary32.
+void measure_part(const StoredPart& part, WeightStatistics& statistics);
+
+// `restored` [n] in groups of `group` consecutive values (the last may be shorter), each with its
+// scale; |value| / scale is at most `max_code`.
 void measure_restored(std::span<const float> weights, std::span<const float> restored,
                       std::size_t group, std::span<const float> scales, float max_code,
                       WeightStatistics& statistics);

@@ -1,4 +1,7 @@
 // MXFP4 and MXFP6: blocks of 32 with a power of two as scale. See weight_encoder.h.
+#include <algorithm>
+
+#include "quern/numerics/e8m0.h"
 #include "quern/numerics/mxfp4.h"
 #include "quern/numerics/weight_statistics.h"
 #include "quern/quantize/encoder_parts.h"
@@ -96,6 +99,25 @@ class Mxfp6Encoder final : public MxEncoder {
     widen(values, floats);
     return mxfp6_encode_row(element_, floats, elements<std::uint8_t>(outputs[0]),
                             elements<std::uint8_t>(outputs[1]));
+  }
+  bool measure(const WeightValues& values, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    std::vector<float> floats;
+    widen(values, floats);
+    const std::span<const std::uint8_t> packed = elements<std::uint8_t>(outputs[0]);
+    std::vector<float> scales(outputs[1].size());
+    std::ranges::transform(elements<std::uint8_t>(outputs[1]), scales.begin(), e8m0_to_float);
+    std::vector<float> restored(floats.size());
+    for (std::size_t i = 0; i < restored.size(); ++i) {
+      // Four codes in three bytes, the first one lowest.
+      const std::size_t byte = i / 4 * 3;
+      const std::uint32_t four = packed[byte] | packed[byte + 1] << 8u | packed[byte + 2] << 16u;
+      const auto code = static_cast<std::uint8_t>(four >> (i % 4 * 6) & 63u);
+      restored[i] = decode_code(element_, code) * scales[i / kMxBlock];
+    }
+    measure_restored(floats, restored, kMxBlock, scales, decode_code(element_, element_.max_code),
+                     statistics);
+    return true;
   }
 
  private:

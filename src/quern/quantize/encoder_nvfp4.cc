@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "quern/base/error.h"
+#include "quern/numerics/e2m1.h"
 #include "quern/quantize/encoder_parts.h"
 
 namespace quern {
@@ -52,6 +53,23 @@ class Nvfp4Encoder final : public WeightEncoder {
       e2m1_encode(group, scale, packed.subspan(g * kGroup / 2, kGroup / 2));
     }
     if (!outputs[2].empty()) std::memcpy(outputs[2].data(), &global, sizeof(global));
+    return true;
+  }
+
+  bool measure(const WeightValues& values, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    std::vector<float> floats;
+    widen(values, floats);
+    const float global = global_scale();
+    const std::span<const std::uint8_t> packed = elements<std::uint8_t>(outputs[0]);
+    std::vector<float> scales(outputs[1].size());
+    std::ranges::transform(elements<std::uint8_t>(outputs[1]), scales.begin(),
+                           [&](std::uint8_t code) { return e4m3_to_float(code) * global; });
+    std::vector<float> restored(floats.size());
+    for (std::size_t i = 0; i < restored.size(); ++i) {
+      restored[i] = kE2M1Values[packed[i / 2] >> (i % 2 * 4) & 15u] * scales[i / kGroup];
+    }
+    measure_restored(floats, restored, kGroup, scales, 6.0f, statistics);
     return true;
   }
 

@@ -3,7 +3,9 @@
 // Proved by tests/quantize/quark_schemes_test.cc.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <mutex>
 #include <span>
 
@@ -61,11 +63,24 @@ float fp8_scale(const MinMax& range);
 // Quark's scale and zero point of integers, computed in the dtype of the weight.
 IntegerGrid integer_grid(const MinMax& range, DType dtype, bool is_signed, int bits, float& scale);
 
+// What integers of a grid can hold: its values, and the least and largest of them.
+inline double grid_value(const IntegerGrid& grid, float scale, int code) {
+  return static_cast<double>(code - grid.zero_point) * scale;
+}
+
+inline double peak_of(const MinMax& range) {
+  return std::max(std::abs(double{range.min}), std::abs(double{range.max}));
+}
+
 // Eight codes of `columns` to an I32, the last one padded with zeros. `order[i]` is the code in
 // nibble i.
 inline constexpr std::array<std::uint8_t, 8> kPlainOrder = {0, 1, 2, 3, 4, 5, 6, 7};
 inline constexpr std::array<std::uint8_t, 8> kReorder = {0, 2, 4, 6, 1, 3, 5, 7};
 void pack_int4_row(std::span<const std::int8_t> codes, const std::array<std::uint8_t, 8>& order,
                    std::span<std::uint32_t> packed);
+// The inverse; codes are 0..15, or -8..7 when signed.
+void unpack_int4_row(std::span<const std::uint32_t> packed,
+                     const std::array<std::uint8_t, 8>& order, bool is_signed,
+                     std::span<std::int8_t> codes);
 
 }  // namespace quern

@@ -32,6 +32,9 @@ class Channels {
     const std::uint64_t begin = elements.begin / size_;
     return {begin * sizeof(float), (elements.end / size_ - begin) * sizeof(float)};
   }
+  bool ends_at(std::uint64_t channel, std::uint64_t element) const {
+    return element == (channel + 1) * size_;
+  }
   // Calls fn(channel, offset in `floats`, length) for the part of each channel.
   template <typename Fn>
   void for_each(Range elements, const Fn& fn) const {
@@ -89,16 +92,47 @@ class ChannelEncoder : public WeightEncoder {
     return true;
   }
 
+  bool measure(const WeightValues& values, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    std::vector<float> floats;
+    widen(values, floats);
+    std::vector<float> restored;
+    channels_.for_each(
+        values.elements, [&](std::uint64_t channel, std::uint64_t offset, std::uint64_t length) {
+          const auto part = std::span<const float>(floats).subspan(offset, length);
+          const MinMax range = channels_.range(channel, part);
+          restored.resize(length);
+          const Group group = restore_part(range, values.dtype, offset, outputs[0], restored);
+          measure_part({part, restored, group.scale, group.low, group.high, peak_of(range),
+                        channels_.ends_at(channel, values.elements.begin + offset + length)},
+                       statistics);
+        });
+    return true;
+  }
+
  protected:
   ChannelEncoder(std::vector<TensorSpec> specs, const WeightSource& source, ScaleOf scale_of)
       : WeightEncoder(std::move(specs)), channels_(source, scale_of) {}
 
   const Channels& channels() const { return channels_; }
 
+  // The scale of a group, the least and the largest value that it can hold.
+  struct Group {
+    float scale;
+    double low;
+    double high;
+  };
+  static Group group_of(const IntegerGrid& grid, float scale) {
+    return {scale, grid_value(grid, scale, grid.low), grid_value(grid, scale, grid.high)};
+  }
+
  private:
   // Encodes a part of a channel that begins `offset` elements into this range; returns its scale.
   virtual float encode_part(const MinMax& range, DType dtype, std::span<const float> part,
                             std::uint64_t offset, std::span<std::byte> out) const = 0;
+  // The values of such a part, as `out` holds them.
+  virtual Group restore_part(const MinMax& range, DType dtype, std::uint64_t offset,
+                             std::span<const std::byte> out, std::span<float> restored) const = 0;
 
   Channels channels_;
 };
@@ -129,6 +163,15 @@ class Fp8Encoder final : public ChannelEncoder {
     return scale;
   }
 
+  Group restore_part(const MinMax& range, DType, std::uint64_t offset,
+                     std::span<const std::byte> out, std::span<float> restored) const override {
+    const float scale = fp8_scale(range);
+    const auto codes = elements<std::uint8_t>(out).subspan(offset, restored.size());
+    std::ranges::transform(codes, restored.begin(),
+                           [&](std::uint8_t code) { return e4m3_to_float(code) * scale; });
+    return {scale, -448.0 * scale, 448.0 * scale};
+  }
+
   ScaleOf scale_of_;
 };
 
@@ -152,6 +195,16 @@ class Int8Encoder final : public ChannelEncoder {
     const IntegerGrid grid = integer_grid(range, dtype, true, 8, scale);
     integer_encode(part, grid, elements<std::int8_t>(out).subspan(offset, part.size()));
     return scale;
+  }
+
+  Group restore_part(const MinMax& range, DType dtype, std::uint64_t offset,
+                     std::span<const std::byte> out, std::span<float> restored) const override {
+    float scale = 0.0f;
+    const IntegerGrid grid = integer_grid(range, dtype, true, 8, scale);
+    const auto codes = elements<std::int8_t>(out).subspan(offset, restored.size());
+    std::ranges::transform(codes, restored.begin(),
+                           [&](std::int8_t code) { return static_cast<float>(code) * scale; });
+    return group_of(grid, scale);
   }
 };
 
@@ -188,11 +241,28 @@ class Int4RowEncoder final : public ChannelEncoder {
     const IntegerGrid grid = integer_grid(range, dtype, is_signed_, 4, scale);
     std::vector<std::int8_t> codes(part.size());
     integer_encode(part, grid, codes);
-    // Parts begin at rows, or at multiples of 8 within a row of a multiple of 8.
-    const std::uint64_t begin = columns_ % 8 == 0 ? offset / 8 : words_before(offset);
     pack_int4_row(codes, kPlainOrder,
-                  elements<std::uint32_t>(out).subspan(begin, words(part.size())));
+                  elements<std::uint32_t>(out).subspan(first_word(offset), words(part.size())));
     return scale;
+  }
+
+  // Of uint4 with the zero point that Quark does not write: the error of the codes alone.
+  Group restore_part(const MinMax& range, DType dtype, std::uint64_t offset,
+                     std::span<const std::byte> out, std::span<float> restored) const override {
+    float scale = 0.0f;
+    const IntegerGrid grid = integer_grid(range, dtype, is_signed_, 4, scale);
+    std::vector<std::int8_t> codes(restored.size());
+    unpack_int4_row(elements<std::uint32_t>(out).subspan(first_word(offset), words(codes.size())),
+                    kPlainOrder, is_signed_, codes);
+    std::ranges::transform(codes, restored.begin(), [&](std::int8_t code) {
+      return static_cast<float>(grid_value(grid, scale, code));
+    });
+    return group_of(grid, scale);
+  }
+
+  // Parts begin at rows, or at multiples of 8 within a row of a multiple of 8.
+  std::uint64_t first_word(std::uint64_t offset) const {
+    return columns_ % 8 == 0 ? offset / 8 : words_before(offset);
   }
 
   std::uint64_t columns_;
@@ -251,6 +321,35 @@ class Int4GroupEncoder final : public WeightEncoder {
     return true;
   }
 
+  // Of uint4 with the zero points that Quark does not write: the error of the codes alone.
+  bool measure(const WeightValues& values, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    std::vector<float> floats;
+    widen(values, floats);
+    const auto scales = elements<float>(outputs[1]);
+    const std::uint64_t line = words(floats.size() / columns_);
+    const std::span<const std::uint32_t> packed = elements<std::uint32_t>(outputs[0]);
+    std::vector<float> restored(group_);
+    for (std::size_t g = 0; g < scales.size(); ++g) {
+      const auto part = std::span<const float>(floats).subspan(g * group_, group_);
+      const MinMax range = min_max(part);
+      float scale = 0.0f;
+      const IntegerGrid grid = integer_grid(range, values.dtype, is_signed_, 4, scale);
+      const std::uint64_t row = g * group_ / columns_;
+      for (std::uint64_t i = 0; i < group_; ++i) {
+        const std::uint64_t column = g * group_ % columns_ + i;
+        const auto nibble =
+            static_cast<int>(packed[column * line + row / 8] >> (row % 8 * 4) & 15u);
+        const int code = is_signed_ ? (nibble ^ 8) - 8 : nibble;
+        restored[i] = static_cast<float>(grid_value(grid, scales[g], code));
+      }
+      measure_part({part, restored, scales[g], grid_value(grid, scale, grid.low),
+                    grid_value(grid, scale, grid.high), peak_of(range), true},
+                   statistics);
+    }
+    return true;
+  }
+
  private:
   std::uint64_t columns_;
   std::uint64_t row_words_;
@@ -303,6 +402,27 @@ class Int4Fp8Encoder final : public WeightEncoder {
       pack_int4_row(codes, kReorder, packed.subspan(row * words(columns_), words(columns_)));
     }
     if (!outputs[1].empty()) std::memcpy(outputs[1].data(), &scale, sizeof(scale));
+    return true;
+  }
+
+  bool measure(const WeightValues& values, OutputBytes outputs,
+               WeightStatistics& statistics) const override {
+    std::vector<float> floats;
+    widen(values, floats);
+    const std::span<const std::uint32_t> packed = elements<std::uint32_t>(outputs[0]);
+    const auto row_scales = elements<float>(outputs[2]);
+    std::vector<std::int8_t> codes(columns_);
+    std::vector<float> restored(columns_);
+    for (std::size_t row = 0; row < row_scales.size(); ++row) {
+      const auto part = std::span<const float>(floats).subspan(row * columns_, columns_);
+      const float scale = row_scales[row] * fp8_scale(range_.get());
+      unpack_int4_row(packed.subspan(row * words(columns_), words(columns_)), kReorder, true,
+                      codes);
+      std::ranges::transform(codes, restored.begin(),
+                             [&](std::int8_t code) { return static_cast<float>(code) * scale; });
+      measure_part({part, restored, scale, -8.0 * scale, 7.0 * scale, peak_of(min_max(part)), true},
+                   statistics);
+    }
     return true;
   }
 

@@ -117,6 +117,21 @@ std::string layouts_hash(const QuantizePlan& plan) {
   return hex64(hash);
 }
 
+// The file may be another one under the same name.
+Json importance_hash(const QuantizePlan& plan) {
+  if (plan.importance == nullptr) return nullptr;
+  const auto data = plan.importance->data();
+  return hex64(XXH3_64bits(data.data(), data.size()));
+}
+
+Json converters_json(const std::vector<WeightConverter>& converters) {
+  Json list = Json::array();
+  for (const WeightConverter& c : converters) {
+    list.push_back({c.source, c.targets, static_cast<int>(c.operation), c.axis});
+  }
+  return list;
+}
+
 }  // namespace
 
 void prepare_output_directory(const QuantizeOptions& options) {
@@ -158,7 +173,8 @@ Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
   job["template"] = options.template_name;
   job["scale_rule"] = scale_rule_name(options.scale_rule);
   job["importance_file"] = options.importance_file.string();
-  job["template_converters"] = options.template_converters;
+  job["importance_xxh3"] = importance_hash(plan);
+  job["weight_converters"] = converters_json(plan.converters);
   job["keep_excluded_layers_as_original_model_state"] =
       options.keep_excluded_layers_as_original_model_state;
   job["presharded_weights"] = options.presharded_weights;

@@ -23,6 +23,8 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMaxConfigBytes = 64u << 20;
 constexpr std::size_t kMaxIndexBytes = 1u << 30;
+// A smaller budget is kept as well as can be.
+constexpr std::uint64_t kLeastBudgetBytes = 1u << 20;
 
 bool is_float(DType dtype) {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
@@ -366,6 +368,21 @@ void check_outputs(const QuantizePlan& plan) {
   }
 }
 
+// A unit is worked on as a whole: eight rows where a format packs them together, for example.
+void check_memory(const QuantizePlan& plan, std::uint64_t budget_bytes) {
+  for (const PlannedShard& shard : plan.shards) {
+    for (const PlannedTensor& tensor : shard.tensors) {
+      const std::uint64_t needed = tensor.kernel->working_bytes({0, 1});
+      if (needed <= std::max(budget_bytes, kLeastBudgetBytes)) continue;
+      throw Error(
+          "tensor '{}' {}: {} takes {} MiB of it at once, more than the memory budget of {} MiB",
+          tensor.source.name, shape_text(tensor.source.shape),
+          tensor.scheme.empty() ? action_name(tensor.action) : tensor.scheme, (needed >> 20) + 1,
+          budget_bytes >> 20);
+    }
+  }
+}
+
 std::vector<std::string> notes_of(const Scheme& scheme, const LayerSchemes& layers) {
   std::vector<std::string> notes;
   const auto add = [&](const Scheme& used) {
@@ -438,6 +455,7 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
 
   QuantizePlan plan;
   plan.notes = notes_of(scheme, layers);
+  plan.converters = recipe.converters;
   const MxOptions mx = mx_options(options, scheme, layers, plan);
   Planner planner(formats, recipe.converters, options.keep_excluded_layers_as_original_model_state,
                   mx, Decider(recipe.exclude, scheme, layers, dtype));
@@ -451,6 +469,7 @@ QuantizePlan make_plan(const QuantizeOptions& options) {
   }
   planner.throw_failures();
   check_outputs(plan);
+  check_memory(plan, options.memory_budget_bytes);
   std::vector<std::pair<std::string, Json>> layer_configs;
   for (const auto& [pattern, layer_scheme] : layers) {
     layer_configs.emplace_back(pattern, quark_layer_config(*layer_scheme));

@@ -70,6 +70,7 @@ struct QuantizePlan {
   std::vector<PlannedShard> shards;                   // sorted by output name
   std::string config_text;                            // the output's config.json
   std::shared_ptr<const SafetensorsFile> importance;  // what encoders point into
+  std::vector<WeightConverter> converters;            // those that were used
   std::vector<std::string> notes;                     // what the user should know of the output
   std::size_t quantized_tensors = 0;
   std::uint64_t source_bytes = 0;  // of all shard files

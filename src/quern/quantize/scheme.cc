@@ -6,6 +6,7 @@
 #include <array>
 
 #include "quern/base/error.h"
+#include "quern/base/version.h"
 
 namespace quern {
 namespace {
@@ -65,9 +66,6 @@ constexpr auto kSupported = std::to_array<Scheme>({
     {"nvfp4", W::kNvfp4, A::kNvfp4},
     {"fp4_block16_scale_e4m3", W::kNvfp4, A::kNvfp4},
 });
-
-// Versions of Quark that wrote the same bytes are named by it; ours names ours.
-constexpr std::string_view kVersion = "quern-0.1.0";
 
 // Fields of a tensor's config that differ between schemes; null where absent.
 struct TensorConfig {
@@ -439,7 +437,7 @@ Json quark_quantization_config(const Scheme& scheme, std::vector<std::string> ex
   config["kv_cache_quant_config"] = Json::object();
   config["kv_cache_post_rope"] = false;
   config["quant_mode"] = "eager_mode";
-  config["version"] = kVersion;
+  config["version"] = fmt::format("quern-{}", version());
   config["export"] = {{"kv_cache_group", Json::array()},
                       {"min_kv_scale", 0.0},
                       {"pack_method", "reorder"},

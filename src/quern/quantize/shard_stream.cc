@@ -55,11 +55,14 @@ class ShardStream {
       for (const KernelInput& input : tensor.kernel->inputs())
         readers_.try_emplace(input.file, input.file);
     }
-    // A slot holds a piece and what becomes of it.
+    // A slot holds a piece and what becomes of it; a piece is larger only when its one unit is.
     piece_bytes_ = std::clamp<std::uint64_t>(limits.memory_budget_bytes / 32, 4096, kMaxPieceBytes);
+    std::uint64_t slot_bytes = 2 * piece_bytes_;
+    for (const PlannedTensor& tensor : shard.tensors) {
+      slot_bytes = std::max(slot_bytes, tensor.kernel->working_bytes({0, 1}));
+    }
     slots_.resize(std::clamp<std::size_t>(
-        static_cast<std::size_t>(limits.memory_budget_bytes / (2 * piece_bytes_)), 2,
-        4 * limits.threads));
+        static_cast<std::size_t>(limits.memory_budget_bytes / slot_bytes), 1, 4 * limits.threads));
   }
 
   ShardRecord run() {

@@ -80,6 +80,8 @@ class TensorKernel {
 
   // Bytes in and out of a range of units, for sizing pieces.
   std::uint64_t bytes_of(Range units) const;
+  // The most memory that work on a range takes, its bytes in and out included.
+  virtual std::uint64_t working_bytes(Range units) const { return bytes_of(units); }
 };
 
 // The tensor as it is, under another name or dtype label perhaps.

@@ -103,6 +103,20 @@ void pack_int4_row(std::span<const std::int8_t> codes, const std::array<std::uin
   }
 }
 
+void unpack_int4_row(std::span<const std::uint32_t> packed,
+                     const std::array<std::uint8_t, 8>& order, bool is_signed,
+                     std::span<std::int8_t> codes) {
+  QUERN_CHECK(packed.size() == (codes.size() + 7) / 8);
+  for (std::size_t j = 0; j < packed.size(); ++j) {
+    for (std::size_t i = 0; i < 8; ++i) {
+      const std::size_t index = 8 * j + order[i];
+      if (index >= codes.size()) continue;
+      const auto nibble = static_cast<int>(packed[j] >> (4 * i) & 15u);
+      codes[index] = static_cast<std::int8_t>(is_signed ? (nibble ^ 8) - 8 : nibble);
+    }
+  }
+}
+
 void widen(const WeightValues& values, std::vector<float>& out) {
   out.resize(values.bytes.size() / dtype_bytes(values.dtype));
   if (values.dtype == DType::kBF16) {

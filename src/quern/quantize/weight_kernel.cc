@@ -8,6 +8,9 @@
 namespace quern {
 namespace {
 
+// An element at most: restored, widened and restored again as binary32, and its code.
+constexpr std::uint64_t kScratchBytes = 13;
+
 class WeightKernel final : public TensorKernel {
  public:
   WeightKernel(std::unique_ptr<WeightSource> source, std::unique_ptr<WeightEncoder> encoder)
@@ -27,6 +30,9 @@ class WeightKernel final : public TensorKernel {
     return encoder_->output_region(output, elements_of(units), units.end == this->units());
   }
   bool needs_scan() const override { return encoder_->needs_scan(); }
+  std::uint64_t working_bytes(Range units) const override {
+    return bytes_of(units) + kScratchBytes * elements_of(units).size();
+  }
 
   void scan(Range units, InputBytes inputs) override {
     std::vector<std::byte> scratch;
