@@ -29,7 +29,8 @@ namespace {
 namespace fs = std::filesystem;
 using namespace quern;
 
-constexpr std::size_t kPiece = 4u << 20;
+constexpr std::size_t kPiece = 4u << 20;      // of the copy
+constexpr std::size_t kEncoded = 512u << 10;  // weights at a time, as the pipeline has them
 constexpr int kRepeats = 3;
 
 // Wall time and time on the processors, which other work on the machine does not lengthen as much.
@@ -95,10 +96,11 @@ void memory_row(int threads, bool report) {
                               std::vector<std::jthread> team;
                               for (const auto& w : weights) {
                                 team.emplace_back([&] {
-                                  std::vector<std::uint8_t> packed(kPiece / 4), scales(kPiece / 64);
+                                  std::vector<std::uint8_t> packed(kEncoded / 2),
+                                      scales(kEncoded / 32);
                                   WeightStatistics statistics;
-                                  for (std::size_t i = 0; i < kWeights; i += kPiece / 2) {
-                                    const auto piece = std::span(w).subspan(i, kPiece / 2);
+                                  for (std::size_t i = 0; i < kWeights; i += kEncoded) {
+                                    const auto piece = std::span(w).subspan(i, kEncoded);
                                     QUERN_CHECK(mxfp4_encode_row(piece, packed, scales));
                                     if (report) mxfp4_measure(piece, packed, scales, statistics);
                                   }

@@ -189,6 +189,27 @@ def compressed_case(form, dtype="BF16", **args):
     return source, json.loads(json.dumps(config, default=lambda v: v.value)), None
 
 
+def mxfp4_pack_case():
+    """compressed-tensors' own MXFP4, with random numbers of its own: it came after the others."""
+    own = np.random.default_rng(20261125)
+    args = QuantizationArgs(num_bits=4, type="float", strategy="group", group_size=32, symmetric=True,
+                            scale_dtype=torch.uint8)
+    compressor = BaseCompressor.get_value_from_registry("mxfp4-pack-quantized")()
+    source = {}
+    for name, shape in (("model.a", (24, 160)), ("model.b.excluded", (16, 64)), ("model.c", (16, 96))):
+        weight = torch.from_numpy(own.standard_normal(shape, dtype=np.float32))
+        peaks = weight.reshape(shape[0], -1, 32).abs().amax(2)
+        scale = torch.exp2(torch.floor(torch.log2(peaks)) - 2)
+        state = {"weight": weight.to(torch.bfloat16), "weight_scale": scale.to(torch.bfloat16)}
+        for key, tensor in compressor.compress(state, QuantizationScheme(targets=["Linear"], weights=args)).items():
+            source[f"{name}.{key}"] = tensor
+    source["model.norm.weight"] = torch.ones(64, dtype=torch.bfloat16)
+    weights = {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "symmetric": True}
+    config = {"quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized",
+              "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}  # fmt: skip
+    return source, config, None
+
+
 def fused_case():
     """Plain weights, experts in stacks: the weight converters of the template qwen3_5_moe take them apart."""
     moe = "model.layers.0.mlp.experts."
@@ -210,6 +231,7 @@ CASES = {
     "ct_float_tensor": lambda: compressed_case("float-quantized", num_bits=8, type="float", strategy="tensor", symmetric=True),
     "ct_float_channel": lambda: compressed_case("float-quantized", num_bits=8, type="float", strategy="channel", symmetric=True),
     "ct_naive_group_zero": lambda: compressed_case("naive-quantized", num_bits=8, type="int", strategy="group", group_size=32, symmetric=False),
+    "ct_mxfp4_pack": mxfp4_pack_case,
 }  # fmt: skip
 
 

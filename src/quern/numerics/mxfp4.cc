@@ -9,6 +9,7 @@
 #define HWY_TARGET_INCLUDE "quern/numerics/mxfp4.cc"
 #include "quern/numerics/mxfp4.h"
 
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -172,12 +173,18 @@ HWY_INLINE void encode_block(const Lane* HWY_RESTRICT block, int exponent,
   }
 }
 
+// 2 KiB of BF16.
+inline constexpr std::size_t kBlocksAhead = 32;
+
 template <typename Lane>
 HWY_INLINE bool encode_row_lanes(const Lane* HWY_RESTRICT in, std::size_t blocks,
                                  std::uint8_t* HWY_RESTRICT packed,
                                  std::uint8_t* HWY_RESTRICT scales) {
   std::uint32_t largest = 0;
   for (std::size_t b = 0; b < blocks; ++b) {
+    // The processor's own prefetcher stops at the end of a page.
+    const Lane* ahead = in + std::min(b + kBlocksAhead, blocks - 1) * kMxBlock;
+    for (std::size_t i = 0; i < kMxBlock; i += 64 / sizeof(Lane)) hwy::Prefetch(ahead + i);
     const std::uint32_t amax = amax_bits(in + b * kMxBlock);
     largest = std::max(largest, amax);
     const int exponent = mxfp4_scale_exponent(amax);

@@ -26,7 +26,6 @@ struct Piece {
 };
 
 struct Slot {
-  std::vector<std::vector<std::byte>> inputs;
   std::vector<std::vector<std::byte>> outputs;
   WeightStatistics statistics;
   bool measured = false;
@@ -97,22 +96,22 @@ class ShardStream {
   }
 
   void work_on(const Piece& piece, Slot& slot) const {
+    // A worker's own, not the slot's: it stays in the cache of its core from piece to piece.
+    static thread_local std::vector<std::vector<std::byte>> buffers;
     const TensorKernel& kernel = *piece.tensor->kernel;
     const auto& inputs = kernel.inputs();
     const auto& outputs = kernel.outputs();
     slot.measured = false;
-    slot.inputs.resize(inputs.size());
     slot.outputs.resize(outputs.size());
+    if (kernel.copies()) return read(inputs[0], piece.units, slot.outputs[0]);
+    buffers.resize(std::max(buffers.size(), inputs.size()));
     std::vector<std::span<const std::byte>> in;
     std::vector<std::span<std::byte>> out;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      const Range range = kernel.input_range(i, piece.units);
-      slot.inputs[i].resize(range.size());
-      readers_.at(inputs[i].file).read(inputs[i].tensor.begin + range.begin, slot.inputs[i]);
-      in.emplace_back(slot.inputs[i]);
+      read(inputs[i], kernel.input_range(i, piece.units), buffers[i]);
+      in.emplace_back(buffers[i]);
     }
     if (piece.scan) return piece.tensor->kernel->scan(piece.units, in);
-    if (kernel.copies()) return slot.outputs[0].swap(slot.inputs[0]);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       slot.outputs[i].resize(kernel.output_region(i, piece.units).bytes());
       out.emplace_back(slot.outputs[i]);
@@ -121,6 +120,11 @@ class ShardStream {
     if (!statistics_ || piece.tensor->action != TensorAction::kQuantize) return;
     slot.statistics = {};
     slot.measured = kernel.measure(piece.units, in, out, slot.statistics);
+  }
+
+  void read(const KernelInput& input, Range range, std::vector<std::byte>& out) const {
+    out.resize(range.size());
+    readers_.at(input.file).read(input.tensor.begin + range.begin, out);
   }
 
   void write(const Piece& piece, const Slot& slot) {
