@@ -3,11 +3,13 @@
 // Proved by tests/quantize and tests/apps.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <memory>
 #include <optional>
 
 #include "command.h"
+#include "options.h"
 #include "quern/base/env.h"
 #include "quern/base/error.h"
 #include "quern/base/file.h"
@@ -20,6 +22,16 @@
 
 namespace quern::cli {
 namespace {
+
+// Of Quark's quantize_quark.py.
+constexpr AcceptedOption kAccepted[] = {
+    {"--file2file-quantization", false, "always file to file"},
+    {"--device", true, "the CPU does the work"},
+    {"--multi-gpu", false, "the CPU does the work"},
+    {"--skip-evaluation", false, "see quern eval"},
+    {"--trust-remote-code", false, "no code of the checkpoint is run"},
+    {"--model-export", true, "always safetensors in Quark's form"},
+};
 
 struct Arguments {
   std::string model_dir;
@@ -48,9 +60,15 @@ void print_templates() {
 
 void print_schemes() {
   for (const std::string_view name : quark_scheme_names()) {
-    bool supported = false;
-    for (const Scheme& scheme : supported_schemes()) supported |= scheme.name == name;
-    fmt::print("{:<24} {}\n", name, supported ? "supported" : "known to Quark, not supported");
+    const auto schemes = supported_schemes();
+    const auto found = std::ranges::find(schemes, name, &Scheme::name);
+    if (found == schemes.end()) {
+      fmt::print("{:<24} known to Quark, not supported\n", name);
+      continue;
+    }
+    fmt::print("{:<24} {}\n", name, scheme_text(*found));
+    const std::string_view missing = missing_for_server(*found);
+    if (!missing.empty()) fmt::print("{:<24} note: {}\n", "", missing);
   }
 }
 
@@ -150,6 +168,9 @@ void add_quantize(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command =
       app.add_subcommand("quantize", "Quantize a checkpoint to MXFP4, file to file");
+  command->allow_extras();  // for refuse_unknown()
+  auto accepted =
+      std::make_shared<AcceptedOptions>(*command, std::begin(kAccepted), std::end(kAccepted));
   command->add_option("--model_dir,--model-dir", arguments->model_dir, "Checkpoint to read");
   command->add_option("--output_dir,--output-dir", arguments->output_dir, "Directory to write");
   command
@@ -224,7 +245,11 @@ void add_quantize(CLI::App& app) {
                     "List the built-in templates");
   command->add_flag("--list_schemes,--list-schemes", arguments->list_schemes,
                     "List Quark's schemes");
-  command->callback([arguments, exclude] { run(*arguments, exclude->count() > 0); });
+  command->callback([arguments, exclude, command, accepted] {
+    refuse_unknown(*command);
+    accepted->log();
+    run(*arguments, exclude->count() > 0);
+  });
 }
 
 }  // namespace quern::cli

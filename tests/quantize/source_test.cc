@@ -82,7 +82,7 @@ INSTANTIATE_TEST_SUITE_P(Sources, Source,
                                            "ct_int4_group_zero", "ct_int3_channel",
                                            "ct_int8_pack_zero", "ct_int_quantized",
                                            "ct_float_tensor", "ct_float_channel",
-                                           "ct_naive_group_zero"),
+                                           "ct_naive_group_zero", "ct_mxfp4_pack"),
                          [](const auto& param_info) { return param_info.param; });
 
 TEST(SourceFormats, KeptLayersAreDescribedAsQuarkDoes) {

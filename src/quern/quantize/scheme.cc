@@ -220,6 +220,15 @@ Json activation_config(const Scheme& scheme) {
   return nullptr;
 }
 
+// Two stages are the codes and their scales, or one format of another.
+std::string tensor_text(const Json& spec) {
+  if (spec.is_array()) return fmt::format("{}, {}", tensor_text(spec[0]), tensor_text(spec[1]));
+  std::string text =
+      fmt::format("{} {}", spec["dtype"].get<std::string>(), spec["qscheme"].get<std::string>());
+  if (!spec["group_size"].is_null()) text += fmt::format(" {}", spec["group_size"].dump());
+  return text;
+}
+
 void remove_quantization_configs(Json& object) {
   object.erase("quantization_config");
   for (auto& [key, value] : object.items()) {
@@ -231,6 +240,15 @@ void remove_quantization_configs(Json& object) {
 
 std::span<const std::string_view> quark_scheme_names() { return kQuarkSchemes; }
 std::span<const Scheme> supported_schemes() { return kSupported; }
+
+std::string scheme_text(const Scheme& scheme) {
+  const Json activations = activation_config(scheme);
+  std::string text = "weights " + tensor_text(weight_config(scheme));
+  if (activations.is_null()) return text + "; activations as they are";
+  const Json& first = activations.is_array() ? activations.front() : activations;
+  return fmt::format("{}; activations {}, {}", text, tensor_text(activations),
+                     first["is_dynamic"].get<bool>() ? "dynamic" : "static");
+}
 
 const Scheme& find_scheme(std::string_view name) {
   for (const Scheme& scheme : kSupported) {

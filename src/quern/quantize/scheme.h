@@ -59,6 +59,9 @@ std::span<const Scheme> supported_schemes();
 // Throws with Quark's text for an unknown name, and says so when only Quark implements it.
 const Scheme& find_scheme(std::string_view name);
 
+// "weights fp4 per_group 32; activations fp4 per_group 32, dynamic", in the config's own words.
+std::string scheme_text(const Scheme& scheme);
+
 // Why the weight cannot be written by the scheme; empty when it can.
 std::string_view refusal(const Scheme& scheme, const Shape& shape);
 std::unique_ptr<WeightEncoder> make_encoder(const Scheme& scheme, const WeightSource& source);
