@@ -1,9 +1,10 @@
 """Quern's quantizer, a copy of the same bytes and AMD Quark on the same file in the same run.
 
-    python tools/quantize_speed.py WORK_DIR [--mib 1024] [--quark_mib 64] [--bench build/release/bench/quantize_bench]
+    python tools/quantize_speed.py WORK_DIR [--mib 1024] [--quark_mib 64] [--build build/release]
 
 Runs bench/quantize_bench on a made checkpoint of --mib, then, when `import quark` works for the Python that runs
-this, Quark on one of --quark_mib, in one process on the same cores (Quark's own time, without its start).
+this, Quark and `quern quantize` on one of --quark_mib, on the same cores: Quark's own time without its start (a run on
+a small file comes first and compiles what it compiles), quern's with its start and its report.
 """
 
 import argparse
@@ -50,24 +51,36 @@ def quark_rate(source, output):
     return (source / "model.safetensors").stat().st_size / (time.monotonic() - begin) / 1e9
 
 
+def quern_rate(binary, source, output):
+    begin = time.monotonic()
+    subprocess.run([binary, "quantize", "--model_dir", source, "--output_dir", output, "--exclude_layers", "none"],
+                   check=True, capture_output=True)
+    return (source / "model.safetensors").stat().st_size / (time.monotonic() - begin) / 1e9
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work_dir", type=pathlib.Path)
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--quark_mib", type=int, default=64)
-    parser.add_argument("--bench", default="build/release/bench/quantize_bench")
+    parser.add_argument("--build", type=pathlib.Path, default=pathlib.Path("build/release"))
     args = parser.parse_args()
-    source, small = args.work_dir / "source", args.work_dir / "quark_source"
+    source, small, first = (args.work_dir / name for name in ("source", "quark_source", "quark_first"))
     write_checkpoint(source, args.mib)
-    subprocess.run([args.bench, source, args.work_dir], check=True, stderr=subprocess.DEVNULL)
+    write_checkpoint(small, args.quark_mib)
+    write_checkpoint(first, 1)
+    subprocess.run([args.build / "bench/quantize_bench", source, args.work_dir], check=True, stderr=subprocess.DEVNULL)
     try:
         import quark  # noqa: F401
     except ImportError:
         print("quark        not installed for", sys.executable)
     else:
-        write_checkpoint(small, args.quark_mib)
-        print(f"quark        file to file           {quark_rate(small, args.work_dir / 'quark'):7.3f} GB/s of source")
-    for name in ("source", "quark_source", "quark"):
+        quark_rate(first, args.work_dir / "quark")
+        quark = quark_rate(small, args.work_dir / "quark")
+        quern = quern_rate(args.build / "bin/quern", small, args.work_dir / "quern")
+        print(f"quark        file to file           {quark:7.3f} GB/s of source")
+        print(f"quern        the same file          {quern:7.3f} GB/s of source, {quern / quark:.0f} times as fast")
+    for name in ("source", "quark_source", "quark_first", "quark", "quern"):
         shutil.rmtree(args.work_dir / name, ignore_errors=True)
 
 

@@ -58,18 +58,22 @@ void print_templates() {
   }
 }
 
+// What a server will lack stands below, once for all schemes that lack it.
 void print_schemes() {
+  std::vector<std::string_view> notes;
+  const auto mark = [&](std::string_view note) {
+    if (note.empty()) return std::string();
+    if (std::ranges::count(notes, note) == 0) notes.push_back(note);
+    return fmt::format(" [{}]", std::ranges::find(notes, note) - notes.begin() + 1);
+  };
   for (const std::string_view name : quark_scheme_names()) {
     const auto schemes = supported_schemes();
     const auto found = std::ranges::find(schemes, name, &Scheme::name);
-    if (found == schemes.end()) {
-      fmt::print("{:<24} known to Quark, not supported\n", name);
-      continue;
-    }
-    fmt::print("{:<24} {}\n", name, scheme_text(*found));
-    const std::string_view missing = missing_for_server(*found);
-    if (!missing.empty()) fmt::print("{:<24} note: {}\n", "", missing);
+    fmt::print("{:<24} {}\n", name,
+               found == schemes.end() ? "known to Quark, not supported"
+                                      : scheme_text(*found) + mark(missing_for_server(*found)));
   }
+  for (std::size_t i = 0; i < notes.size(); ++i) fmt::print("[{}] {}\n", i + 1, notes[i]);
 }
 
 void print_report(const QuantizeReport& report) {
