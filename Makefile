@@ -3,7 +3,8 @@
 
 PACKAGES := g++ cmake ninja-build pkg-config curl libcli11-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev \
             libboost1.81-dev libssl-dev libpcre2-dev prometheus-cpp-dev libhwy-dev libxxhash-dev libgtest-dev libgmock-dev \
-            libbenchmark-dev libjpeg-dev libpng-dev libwebp-dev libgif-dev
+            libbenchmark-dev libjpeg-dev libpng-dev libwebp-dev libgif-dev \
+            libopenmpi-dev openmpi-bin
 # For videos; without them the program is built without (34 MB to download, 118 MB installed).
 VIDEO_PACKAGES := libavformat-dev libavcodec-dev libavutil-dev libswscale-dev
 PYTHON_PACKAGES := pybind11-dev python3-dev

@@ -14,6 +14,7 @@
 
 #include "command.h"
 #include "model_options.h"
+#include "parallel.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "terminal.h"
@@ -36,7 +37,7 @@ class ChatCommand {
   void run() {
     refuse_unknown(app_);
     spdlog::set_level(spdlog::level::warn);
-    server::ChatEngineOptions options = model_.resolve();
+    server::ChatEngineOptions options = model_.resolve(launched_rank());
     options.engine.log_stats = false;
     options.chat.parse_reasoning = true;
     allow_local_images(options);

@@ -6,6 +6,7 @@
 
 #include "command.h"
 #include "model_options.h"
+#include "parallel.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "terminal.h"
@@ -33,7 +34,7 @@ class GenerateCommand {
     refuse_unknown(app_);
     if (raw_ && !system_.empty()) throw UsageError("--system has no meaning with --raw");
     spdlog::set_level(spdlog::level::warn);
-    server::ChatEngineOptions options = model_.resolve();
+    server::ChatEngineOptions options = model_.resolve(launched_rank());
     options.engine.log_stats = false;
     options.chat.parse_reasoning = !raw_;
     if (raw_) options.chat_template = kRawTemplate;

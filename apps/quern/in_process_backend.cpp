@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "model_options.h"
+#include "parallel.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/eval/likelihood_tokens.h"
@@ -91,7 +92,8 @@ std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args,
     }
   }
   if (directory.empty()) throw UsageError("--model quern needs --model_args pretrained=DIR");
-  server::ChatEngineOptions options = ModelOptions::from_arguments(directory, arguments);
+  server::ChatEngineOptions options =
+      ModelOptions::from_arguments(directory, arguments, launched_rank());
   options.engine.log_stats = false;
   // A score is that of the answer, not of the thinking: as the model card's server is started.
   options.chat.parse_reasoning = true;

@@ -11,6 +11,7 @@
 
 #include "arguments.h"
 #include "command.h"
+#include "parallel.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/base/version.h"
@@ -32,7 +33,9 @@ int main(int argc, char** argv) {
     quern::cli::add_compare(app);
     quern::cli::add_card(app);
     quern::cli::add_sensitivity(app);
+    quern::cli::add_rank(app);
     std::vector<std::string> words(argv + 1, argv + argc);
+    if (quern::cli::joins_rank_zero(words)) words = {"rank"};
     constexpr std::string_view kTakesModelOptions[] = {"serve", "chat", "generate"};
     if (!words.empty() && std::find(std::begin(kTakesModelOptions), std::end(kTakesModelOptions),
                                     words.front()) != std::end(kTakesModelOptions)) {

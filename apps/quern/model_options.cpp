@@ -13,9 +13,8 @@
 namespace quern::cli {
 namespace {
 
-constexpr const char* kOneProcess = "this build runs one process; answers do not depend on it";
+constexpr const char* kOneCopy = "one copy of the model; answers do not depend on it";
 constexpr const char* kOneKernel = "attention has one implementation per device here";
-constexpr const char* kOneTower = "this build encodes images in one process";
 constexpr const char* kLocal = "models are local directories; nothing is downloaded";
 
 constexpr const char* kAttentionBackends =
@@ -26,13 +25,9 @@ constexpr const char* kAttentionBackends =
 // vLLM's names and choices.
 constexpr AcceptedOption kAccepted[] = {
     {"--trust-remote-code", false, "no code of a checkpoint is ever run"},
-    {"--tensor-parallel-size", true, kOneProcess},
-    {"--pipeline-parallel-size", true, kOneProcess},
-    {"--data-parallel-size", true, kOneProcess},
-    {"--enable-expert-parallel", false, kOneProcess},
-    {"--distributed-executor-backend", true, kOneProcess, "mp, ray, uni, external_launcher"},
+    {"--pipeline-parallel-size", true, kOneCopy},
+    {"--data-parallel-size", true, kOneCopy},
     {"--attention-backend", true, kOneKernel, kAttentionBackends},
-    {"--mm-encoder-tp-mode", true, kOneTower, "weights, data"},
     {"--mm-encoder-attn-backend", true, kOneKernel, kAttentionBackends},
     {"--mm-processor-cache-type", true, "the cache is in this process", "lru, shm"},
     {"--skip-mm-profiling", false, "there is no profiling run"},
@@ -124,12 +119,26 @@ ModelOptions::ModelOptions(CLI::App& app) {
   option("--block-size", block_size_, "Tokens of a KV block: 128");
   option("--num-gpu-blocks-override", num_blocks_, "Number of KV blocks")
       ->check(CLI::PositiveNumber);
-  option("--kv-cache-gb", kv_cache_gb_, "Memory of the KV cache in GB (10^9 bytes)")
+  option("--kv-cache-gb", kv_cache_gb_,
+         "Memory of the KV cache in GB (10^9 bytes), of each process")
       ->check(CLI::PositiveNumber);
   option("--kv-cache-dtype", kv_cache_dtype_, "auto or bfloat16");
   flag("--enable-prefix-caching", prefix_caching_, "Reuse of common beginnings of prompts (on)");
   option("--seed", seed_, "Seed of sampling for requests without one");
-  option("--threads", threads_, "Threads of the model (one a core)")->check(CLI::PositiveNumber);
+  option("--threads", threads_, "Threads of the model, of each process (one a core)")
+      ->check(CLI::PositiveNumber);
+  option("--tensor-parallel-size", tensor_parallel_,
+         "Processes that share the model (-tp); started here, or by mpirun or srun")
+      ->check(CLI::Range(1, 128));
+  flag("--enable-expert-parallel", expert_parallel_, "Whole experts per process, not parts of all");
+  option("--mm-encoder-tp-mode", encoder_mode_,
+         "weights (the vision tower is split) or data (whole images per process)");
+  option("--distributed-executor-backend", executor_, "mpi; others are accepted and mean it");
+  option("--distributed-timeout-seconds", distributed_timeout_,
+         "A process without a sign of life for so long has failed (120)")
+      ->check(CLI::Range(1, 86400));
+  option("--mpirun-args", mpirun_args_,
+         "More words of mpirun, for example \"--hostfile FILE\"; this host comes first");
   option("--dtype", dtype_, "auto or bfloat16");
   option("--moe-backend", moe_backend_,
          "native (exact block sums) or emulation (dequantize, then float products)");
@@ -152,7 +161,36 @@ ModelOptions::ModelOptions(CLI::App& app) {
   accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
 }
 
-server::ChatEngineOptions ModelOptions::resolve() const {
+engine::ParallelOptions ModelOptions::parallel(const Rank& launched) const {
+  if (encoder_mode_ != "weights" && encoder_mode_ != "data") {
+    throw UsageError("--mm-encoder-tp-mode: unknown '{}'. Valid options are: weights, data",
+                     encoder_mode_);
+  }
+  static constexpr std::string_view kExecutors[] = {"mpi", "mp", "ray", "uni", "external_launcher"};
+  if (std::find(std::begin(kExecutors), std::end(kExecutors), executor_) == std::end(kExecutors)) {
+    throw UsageError(
+        "--distributed-executor-backend: unknown '{}'. Valid options are: mpi, mp, ray, uni, "
+        "external_launcher",
+        executor_);
+  }
+  if (executor_ != "mpi") {
+    spdlog::info("--distributed-executor-backend {}: processes talk over MPI here", executor_);
+  }
+  engine::ParallelOptions options;
+  options.launched = launched.world_size > 1;
+  options.tensor_parallel_size = tensor_parallel_ > 0 ? tensor_parallel_ : launched.world_size;
+  if (options.launched && options.tensor_parallel_size != launched.world_size) {
+    throw UsageError("--tensor-parallel-size {}: the launcher has started {} processes",
+                     tensor_parallel_, launched.world_size);
+  }
+  options.enable_expert_parallel = expert_parallel_;
+  options.encoder_data_parallel = encoder_mode_ == "data";
+  options.timeout_seconds = distributed_timeout_;
+  options.mpirun_args = mpirun_args_;
+  return options;
+}
+
+server::ChatEngineOptions ModelOptions::resolve(const Rank& launched) const {
   accepted_->log();
   const std::string& model = model_.empty() ? model_option_ : model_;
   if (model.empty()) throw UsageError("which model? give the directory of a checkpoint");
@@ -185,6 +223,7 @@ server::ChatEngineOptions ModelOptions::resolve() const {
   options.engine.enable_prefix_caching = prefix_caching_;
   options.engine.seed = seed_;
   options.engine.num_threads = threads_;
+  options.engine.parallel = parallel(launched);
   options.engine.moe_backend = moe_backend(moe_backend_);
   options.engine.log_stats = !disable_log_stats_;
   options.served_model_names = served_names_;
@@ -207,7 +246,8 @@ server::ChatEngineOptions ModelOptions::resolve() const {
 }
 
 server::ChatEngineOptions ModelOptions::from_arguments(const std::string& model,
-                                                       const Json& arguments) {
+                                                       const Json& arguments,
+                                                       const Rank& launched) {
   CLI::App app("model arguments");
   prepare(app);
   ModelOptions options(app);
@@ -226,7 +266,7 @@ server::ChatEngineOptions ModelOptions::from_arguments(const std::string& model,
     throw UsageError("model arguments: {}", error.what());
   }
   refuse_unknown(app);
-  return options.resolve();
+  return options.resolve(launched);
 }
 
 }  // namespace quern::cli

@@ -10,6 +10,7 @@
 #include "media_arguments.h"
 #include "options.h"
 #include "quern/base/json.h"
+#include "quern/quantize/ranks.h"
 #include "quern/server/chat_engine.h"
 
 namespace quern::cli {
@@ -22,12 +23,16 @@ class ModelOptions {
 
   // The same options for a model in this process, by name: {"max_model_len": 4096, ...}. Unknown
   // names are a UsageError.
-  static server::ChatEngineOptions from_arguments(const std::string& model, const Json& arguments);
+  static server::ChatEngineOptions from_arguments(const std::string& model, const Json& arguments,
+                                                  const Rank& launched = {});
 
-  // Logs what accepted options map to. Throws UsageError.
-  server::ChatEngineOptions resolve() const;
+  // Logs what accepted options map to. `launched`: the job of mpirun or srun that this process is
+  // rank 0 of. Throws UsageError.
+  server::ChatEngineOptions resolve(const Rank& launched = {}) const;
 
  private:
+  engine::ParallelOptions parallel(const Rank& launched) const;
+
   std::string model_;
   std::string model_option_;
   std::vector<std::string> served_names_;
@@ -40,6 +45,12 @@ class ModelOptions {
   bool prefix_caching_ = true;
   std::uint64_t seed_ = 0;
   int threads_ = 0;
+  int tensor_parallel_ = 0;  // 0: as many as were launched
+  bool expert_parallel_ = false;
+  std::string encoder_mode_ = "weights";
+  std::string executor_ = "mpi";
+  int distributed_timeout_ = 120;
+  std::string mpirun_args_;
   int max_logprobs_ = 20;
   int max_queue_len_ = 4096;
   std::string dtype_ = "auto";

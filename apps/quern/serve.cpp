@@ -9,6 +9,7 @@
 
 #include "command.h"
 #include "model_options.h"
+#include "parallel.h"
 #include "quern/base/env.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
@@ -108,7 +109,7 @@ class ServeCommand {
     init_logging(log_level_);
     accepted_->log();
     server::ServerOptions options;
-    options.model = model_.resolve();
+    options.model = model_.resolve(launched_rank());
     options.http = http_;
     options.http.max_body_bytes = static_cast<std::size_t>(max_body_mb_) << 20;
     options.http.max_header_bytes = static_cast<std::size_t>(header_bytes_);

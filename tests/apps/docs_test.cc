@@ -45,7 +45,7 @@ TEST_P(Docs, CommandsOfThePageRun) {
   EXPECT_EQ(result.status, 0) << result.output;
 }
 
-INSTANTIATE_TEST_SUITE_P(Page, Docs, ::testing::Values("quantize", "serve", "evaluate"),
+INSTANTIATE_TEST_SUITE_P(Page, Docs, ::testing::Values("quantize", "serve", "evaluate", "scaling"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,24 @@ TEST(ModelOptions, CommandOfTheModelCard) {
   EXPECT_EQ(options.engine.model_dir, "/mnt/amd/MiniMax-M3-MXFP4");
   EXPECT_EQ(options.engine.moe_backend, kernels::MoeBackend::kEmulation);
   EXPECT_TRUE(options.chat.parse_reasoning && options.chat.parse_tools);
+  EXPECT_EQ(options.engine.parallel.tensor_parallel_size, 8);
+  EXPECT_TRUE(options.engine.parallel.encoder_data_parallel);
+  EXPECT_FALSE(options.engine.parallel.enable_expert_parallel);
+}
+
+TEST(ModelOptions, SizeIsTheLaunchersUnlessGiven) {
+  const auto size = [](std::vector<std::string> words, Rank launched) {
+    CLI::App app("test");
+    prepare(app);
+    ModelOptions options(app);
+    std::reverse(words.begin(), words.end());
+    app.parse(words);
+    return options.resolve(launched).engine.parallel.tensor_parallel_size;
+  };
+  EXPECT_EQ(size({"m"}, {0, 1}), 1);
+  EXPECT_EQ(size({"m"}, {0, 4}), 4);
+  EXPECT_EQ(size({"m", "--tensor-parallel-size", "4"}, {0, 4}), 4);
+  EXPECT_THROW(size({"m", "--tensor-parallel-size", "2"}, {0, 4}), UsageError);
 }
 
 TEST(ModelOptions, DashesUnderscoresSuffixesAndOpposites) {
@@ -66,6 +85,7 @@ TEST(ModelOptions, MistakesAreNamed) {
       {{"m", "--attention-backend", "MAGIC"},
        "--attention-backend: unknown 'MAGIC'. Valid options are: FLASH_ATTN, TRITON_ATTN"},
       {{"m", "--mm-encoder-tp-mode", "x"}, "Valid options are: weights, data"},
+      {{"m", "--distributed-executor-backend", "pigeons"}, "Valid options are: mpi, mp, ray"},
       {{"m", "--scheduling-policy", "priority"}, "Valid options are: fcfs"},
       {{"m", "--logprobs-mode", "raw_logits"}, "Valid options are: raw_logprobs"},
       {{"m", "--reasoning-parser", "qwen3"}, "unknown 'qwen3'"},

@@ -30,13 +30,15 @@ class FakeRunner : public StepRunner {
   int vocab_size() const override { return vocab_size_; }
   std::size_t feature_size() const override { return kFeatureSize; }
 
-  void encode(const vision::ImagePatches& patches, std::span<float> features) override {
-    ++encoded;
-    for (int row = 0; row < patches.num_tokens; ++row) {
-      const std::uint64_t hash = feature_hash(patches, row);
-      for (std::size_t i = 0; i < kFeatureSize; ++i) {  // 16 bits each
-        features[static_cast<std::size_t>(row) * kFeatureSize + i] =
-            static_cast<float>(hash >> (16 * i) & 0xFFFF);
+  void encode(std::span<const vision::ImagePatches* const> images,
+              std::span<float> features) override {
+    for (const vision::ImagePatches* image : images) {
+      ++encoded;
+      for (int row = 0; row < image->num_tokens; ++row) {
+        const std::uint64_t hash = feature_hash(*image, row);
+        for (std::size_t i = 0; i < kFeatureSize; ++i)  // 16 bits each
+          features[i] = static_cast<float>(hash >> (16 * i) & 0xFFFF);
+        features = features.subspan(kFeatureSize);
       }
     }
   }

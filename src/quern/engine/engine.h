@@ -1,4 +1,4 @@
-// The engine: continuous batching of generations over one model on one device.
+// The engine: continuous batching of generations over one model, in this process or in several.
 // Must never let one request's failure, size or cancellation touch another's result.
 // Proved by tests/engine/engine_loop_test.cc and tests/engine/batch_invariance_test.cc.
 #pragma once
@@ -31,6 +31,16 @@ struct ImageOptions {
   bool disable_chunked_mm_input = false;
 };
 
+// How several processes share the model.
+struct ParallelOptions {
+  int tensor_parallel_size = 1;
+  bool enable_expert_parallel = false;
+  bool encoder_data_parallel = false;  // --mm-encoder-tp-mode data
+  int timeout_seconds = 120;           // without a sign of life of a rank
+  std::string mpirun_args;             // more words of mpirun's command line
+  bool launched = false;  // this process is rank 0's of a job that mpirun or srun has started
+};
+
 // Names and defaults of `vllm serve` where it has the option.
 struct EngineOptions {
   std::filesystem::path model_dir;
@@ -38,14 +48,15 @@ struct EngineOptions {
   int max_num_batched_tokens = 2048;
   int max_num_seqs = 256;
   int num_kv_blocks = 0;             // --num-gpu-blocks-override; 0 = from kv_cache_bytes
-  std::uint64_t kv_cache_bytes = 0;  // 0 = a share of the memory that is free at start-up
+  std::uint64_t kv_cache_bytes = 0;  // of a rank; 0 = a share of the memory free at start-up
   bool enable_prefix_caching = true;
   std::uint64_t seed = 0;
-  int num_threads = 0;  // 0 = one per core
+  int num_threads = 0;  // of a rank; 0 = one per core
   kernels::MoeBackend moe_backend = kernels::MoeBackend::kNative;
   ImageOptions images;
   int max_logprobs = 20;   // upper bound of SamplingParams::logprobs; -1 = none
   bool log_stats = false;  // a line with throughput every 10 s while there is work
+  ParallelOptions parallel;
 };
 
 // A snapshot of counters and gauges; names follow vLLM's metrics.
@@ -72,7 +83,8 @@ struct EngineStats {
   std::uint64_t step_tokens = 0;  // of all steps together
 };
 
-// Owns the model, the KV cache and the engine thread. All public functions are thread-safe.
+// Owns the model, the KV cache and the engine thread. With several ranks the model is in processes
+// of their own, which the engine starts and outlives. All public functions are thread-safe.
 class Engine {
  public:
   // Loads and binds everything; throws Error before any thread is started.
@@ -99,7 +111,7 @@ class Engine {
   void drain(double timeout_seconds);
 
   EngineStats stats() const;
-  // False after an internal failure of the engine thread; pending requests got kError.
+  // False after an internal failure of the engine thread or a rank; pending requests got kError.
   bool healthy() const;
 
  private:

@@ -297,17 +297,33 @@ void EngineLoop::score_prompt(Generation& generation, int first_row, const Sched
   }
 }
 
-// Images that a chunk needs and nobody has computed yet.
+// Images that a chunk needs and nobody has computed yet, all of the step together: several ranks
+// may share them.
 void EngineLoop::encode_images(std::span<const ScheduledChunk> scheduled) {
+  std::vector<const vision::ImagePatches*> patches;
+  std::vector<ImageHash> hashes;
+  std::size_t floats = 0;
   for (const ScheduledChunk& chunk : scheduled) {
     const auto& generation = static_cast<const Generation&>(*chunk.sequence);
     for (std::size_t i = 0; i < generation.images.size(); ++i) {
       const SequenceImage& image = generation.images[i];
       if (!image.held || images_.computed(image.hash)) continue;
-      runner_.encode(*generation.request.images[i].patches, images_.features(image.hash));
-      images_.set_computed(image.hash);
-      ++counters_.images_encoded;
+      if (std::ranges::find(hashes, image.hash) != hashes.end()) continue;
+      patches.push_back(generation.request.images[i].patches.get());
+      hashes.push_back(image.hash);
+      floats += images_.features(image.hash).size();
     }
+  }
+  if (patches.empty()) return;
+  std::vector<float> features(floats);
+  runner_.encode(patches, features);
+  std::span<const float> rest = features;
+  for (const ImageHash& hash : hashes) {
+    const std::span<float> target = images_.features(hash);
+    std::ranges::copy(rest.first(target.size()), target.begin());
+    rest = rest.subspan(target.size());
+    images_.set_computed(hash);
+    ++counters_.images_encoded;
   }
 }
 

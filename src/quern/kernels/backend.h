@@ -148,11 +148,13 @@ struct MoeSpec {
   int experts_per_token = 0;
   float routed_scaling_factor = 1;
   SwigluSpec swiglu;
+  bool expert_parallel = false;  // rank r holds the r-th of `ranks` equal runs of experts, whole
 };
 
 struct MoeWeights {
   WeightHandle gate;             // F32 [experts, hidden]
   WeightHandle correction_bias;  // F32 [experts]; null = none
+  // Null handles: experts that are whole on another rank (expert parallel).
   std::vector<MlpWeights> experts;
   MlpWeights shared;  // null handles = no shared expert
 };
@@ -172,6 +174,11 @@ class VisionBackend;
 
 // One device. Not thread-safe: one thread drives it. Tokens of all Matrix arguments of a call are
 // those of the last begin_step(). Outputs never alias inputs unless a parameter says so.
+//
+// Where several ranks share a model each binds its part of the output rows of a matrix, and of
+// attention its heads. embed, logits, mlp and moe exchange what they need and give every rank the
+// whole result (logits: rank 0); of the others the outputs are the rank's columns, which
+// gather_columns() puts together.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -189,7 +196,12 @@ class Backend {
   // A step: first the tokens, then the operations in the order of the layer.
   virtual void begin_step(const StepTokens& tokens, const RopeSpec& rope) = 0;
 
-  // out[t] = table[token_ids[t]].
+  // out [x.rows, ranks * x.cols] = the ranks' x side by side. Only where there are several.
+  virtual void gather_columns(Matrix x, Matrix out) = 0;
+  // The other way: this rank's columns of x.
+  virtual void own_columns(Matrix x, Matrix out) = 0;
+
+  // out[t] = table[token_ids[t]]; a rank's table is its part of the vocabulary.
   virtual void embed(const Weight& table, Matrix out) = 0;
 
   // Gemma RMSNorm: x / sqrt(mean(x^2) + eps) * (1 + weight).
@@ -229,7 +241,8 @@ class Backend {
   virtual void moe(const MoeWeights& weights, const MoeSpec& spec, Matrix x, Routing routing,
                    Matrix out) = 0;
 
-  // logits [rows.size(), vocabulary] (host) = head of the given rows of x.
+  // logits [rows.size(), vocabulary] (host) = head of the given rows of x; on ranks other than 0
+  // nothing is written.
   virtual void logits(const Weight& head, Matrix x, std::span<const std::int32_t> rows,
                       std::span<float> logits) = 0;
 

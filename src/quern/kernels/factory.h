@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "quern/distributed/communicator.h"
 #include "quern/kernels/backend.h"
 
 namespace quern::kernels {
@@ -31,6 +32,9 @@ struct CpuOptions {
   int num_threads = 0;  // 0 = one per core
   MoeBackend moe_backend = MoeBackend::kNative;
   InstructionSet instruction_set = InstructionSet::kAuto;
+  // Weights are split over its ranks by output rows (README of model); null: one rank. Outlives the
+  // back end.
+  Communicator* communicator = nullptr;
 };
 
 // The fast CPU back end.

@@ -51,6 +51,7 @@ class Scratch {
     }
     return array_.data();
   }
+  T* data() const { return array_.data(); }  // what the last reserve() returned
 
  private:
   HostArray<T> array_;

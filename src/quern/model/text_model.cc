@@ -33,17 +33,19 @@ struct Layer {
   kernels::MoeWeights moe;
 };
 
-kernels::AttentionSpec attention_spec(const TextConfig& config, int layer) {
+kernels::AttentionSpec attention_spec(const TextConfig& config, const Sharding& sharding,
+                                      int layer) {
   kernels::AttentionSpec spec;
   spec.layer = layer;
-  spec.num_heads = static_cast<int>(config.num_attention_heads);
-  spec.num_kv_heads = static_cast<int>(config.num_key_value_heads);
+  spec.num_heads = local_heads(config, sharding);
+  spec.num_kv_heads = local_kv_heads(config, sharding);
   spec.head_dim = static_cast<int>(config.head_dim);
   spec.norm_eps = static_cast<float>(config.rms_norm_eps);
   spec.qk_norm = config.use_qk_norm;
   if (!config.is_sparse_attention_layer(layer)) return spec;
   const SparseAttentionConfig& sparse = *config.sparse_attention_config;
-  spec.num_index_heads = static_cast<int>(sparse.sparse_num_index_heads);
+  spec.num_index_heads =
+      sharding.size == 1 ? static_cast<int>(sparse.sparse_num_index_heads) : spec.num_kv_heads;
   spec.index_dim = static_cast<int>(sparse.sparse_index_dim);
   spec.topk_blocks = static_cast<int>(sparse.sparse_topk_blocks);
   spec.init_blocks = static_cast<int>(sparse.sparse_init_block);
@@ -96,16 +98,20 @@ kernels::MoeWeights bind_moe(const Binder& binder, const TextConfig& config,
 
 struct TextModel::Impl {
   Impl(const Checkpoint& checkpoint, const ModelConfig& model_config, kernels::Backend& device,
-       const ModelLimits& model_limits)
-      : config(model_config.text_config), backend(device), limits(model_limits) {
+       const ModelLimits& model_limits, const Sharding& model_sharding)
+      : config(model_config.text_config),
+        backend(device),
+        limits(model_limits),
+        sharding(model_sharding) {
     check_supported(model_config);
+    check_sharding(model_config, sharding, false);
     validate(checkpoint, model_config);
     bind(checkpoint, model_config);
     allocate();
   }
 
   void bind(const Checkpoint& checkpoint, const ModelConfig& model_config) {
-    const Binder binder(checkpoint, model_config, backend);
+    const Binder binder(checkpoint, model_config, backend, sharding);
     embed_tokens = binder.tensor("language_model.model.embed_tokens.weight");
     final_norm = binder.tensor("language_model.model.norm.weight");
     lm_head = binder.module("language_model.lm_head");
@@ -113,13 +119,13 @@ struct TextModel::Impl {
               static_cast<float>(config.swiglu_limit)};
     moe_spec = {static_cast<int>(config.num_local_experts),
                 static_cast<int>(config.num_experts_per_tok),
-                static_cast<float>(config.routed_scaling_factor), swiglu};
+                static_cast<float>(config.routed_scaling_factor), swiglu, sharding.expert_parallel};
     for (int i = 0; i < static_cast<int>(config.num_hidden_layers); ++i) {
       const std::string prefix = fmt::format("language_model.model.layers.{}.", i);
       Layer layer;
       layer.input_norm = binder.tensor(prefix + "input_layernorm.weight");
       layer.post_attention_norm = binder.tensor(prefix + "post_attention_layernorm.weight");
-      layer.attention_spec = attention_spec(config, i);
+      layer.attention_spec = attention_spec(config, sharding, i);
       layer.attention = bind_attention(binder, config, i, prefix + "self_attn.");
       layer.is_moe = config.is_moe_layer(i);
       if (layer.is_moe) {
@@ -136,13 +142,21 @@ struct TextModel::Impl {
     x = backend.allocate(tokens, config.hidden_size);
     branch = backend.allocate(tokens, config.hidden_size);
     residual = backend.allocate(tokens, config.hidden_size);
-    q = backend.allocate(tokens, config.num_attention_heads * config.head_dim);
     attended = backend.allocate(tokens, config.num_attention_heads * config.head_dim);
+    const std::int64_t heads = local_heads(config, sharding);
+    q = backend.allocate(tokens, heads * config.head_dim);
+    if (sharding.size > 1) {
+      own_attended = backend.allocate(tokens, heads * config.head_dim);
+      own_branch = backend.allocate(tokens, config.hidden_size / sharding.size);
+    }
     if (config.sparse_attention_config) {
       const SparseAttentionConfig& sparse = *config.sparse_attention_config;
-      index_q = backend.allocate(tokens, sparse.sparse_num_index_heads * sparse.sparse_index_dim);
-      selection = backend.allocate_selection(tokens, static_cast<int>(config.num_key_value_heads),
-                                             static_cast<int>(sparse.sparse_topk_blocks));
+      const int kv_heads = local_kv_heads(config, sharding);
+      const std::int64_t index_heads =
+          sharding.size == 1 ? sparse.sparse_num_index_heads : kv_heads;
+      index_q = backend.allocate(tokens, index_heads * sparse.sparse_index_dim);
+      selection =
+          backend.allocate_selection(tokens, kv_heads, static_cast<int>(sparse.sparse_topk_blocks));
     }
     routing = backend.allocate_routing(tokens, std::max(1, moe_spec.experts_per_token));
     hidden_row.resize(static_cast<std::size_t>(config.hidden_size));
@@ -189,9 +203,7 @@ struct TextModel::Impl {
                         index_q.first_rows(rows));
     const bool sparse = spec.num_index_heads > 0;
     if (sparse) backend.select_blocks(spec, index_q.first_rows(rows), cache, selection);
-    backend.attend(spec, q.first_rows(rows), cache, sparse ? &selection : nullptr,
-                   attended.first_rows(rows));
-    backend.linear(*layer.attention.o_proj, attended.first_rows(rows), out);
+    attend(layer, cache, sparse ? &selection : nullptr, rows, out);
     backend.add_rms_norm(out, stream, *layer.post_attention_norm, eps, in);
     if (layer.is_moe) {
       backend.route(layer.moe, moe_spec, in, routing);
@@ -200,6 +212,22 @@ struct TextModel::Impl {
       backend.mlp(layer.mlp, swiglu, in, out);
     }
     if (trace != nullptr) observe(index, rows, *trace);
+  }
+
+  // Attention and its output projection; heads, then columns of the output, come from all ranks.
+  void attend(const Layer& layer, kernels::KvCache& cache, const kernels::BlockSelection* blocks,
+              std::int64_t rows, Matrix out) {
+    const Matrix heads = attended.first_rows(rows);
+    const Matrix queries = q.first_rows(rows);
+    if (sharding.size == 1) {
+      backend.attend(layer.attention_spec, queries, cache, blocks, heads);
+      backend.linear(*layer.attention.o_proj, heads, out);
+      return;
+    }
+    backend.attend(layer.attention_spec, queries, cache, blocks, own_attended.first_rows(rows));
+    backend.gather_columns(own_attended.first_rows(rows), heads);
+    backend.linear(*layer.attention.o_proj, heads, own_branch.first_rows(rows));
+    backend.gather_columns(own_branch.first_rows(rows), out);
   }
 
   void observe(int index, std::int64_t rows, const ForwardTrace& trace) {
@@ -268,23 +296,31 @@ struct TextModel::Impl {
       backend.add_rms_norm(out, stream, next, eps, in);
       observe_hidden(static_cast<int>(i), stream, trace);
     }
-    QUERN_CHECK(logits.size() == logit_rows.size() * static_cast<std::size_t>(config.vocab_size));
+    check_size(logits, logit_rows.size());
     backend.logits(*lm_head, in, logit_rows, logits);
     if (trace != nullptr && trace->on_all_logits) all_logits(in, *trace);
+  }
+
+  // Logits are rank 0's.
+  void check_size(std::span<const float> logits, std::size_t rows) const {
+    const auto expected =
+        sharding.rank == 0 ? rows * static_cast<std::size_t>(config.vocab_size) : std::size_t{0};
+    QUERN_CHECK(logits.size() == expected, "{} logits, {} expected", logits.size(), expected);
   }
 
   // The normed input of the head stays in `x` until the next forward pass.
   void logits_of(std::span<const std::int32_t> tokens, std::span<float> logits) {
     const auto rows = static_cast<std::int32_t>(token_ids.size());
     for (const std::int32_t token : tokens) QUERN_CHECK(token >= 0 && token < rows);
-    QUERN_CHECK(logits.size() == tokens.size() * static_cast<std::size_t>(config.vocab_size));
+    check_size(logits, tokens.size());
     backend.logits(*lm_head, x.first_rows(rows), tokens, logits);
   }
 
   void all_logits(Matrix in, const ForwardTrace& trace) {
     std::vector<std::int32_t> all(static_cast<std::size_t>(in.rows));
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int32_t>(i);
-    std::vector<float> values(all.size() * static_cast<std::size_t>(config.vocab_size));
+    std::vector<float> values(
+        sharding.rank == 0 ? all.size() * static_cast<std::size_t>(config.vocab_size) : 0);
     backend.logits(*lm_head, in, all, values);
     trace.on_all_logits(values);
   }
@@ -294,12 +330,14 @@ struct TextModel::Impl {
   TextConfig config;
   kernels::Backend& backend;
   ModelLimits limits;
+  Sharding sharding;
   WeightHandle embed_tokens, final_norm, lm_head;
   std::vector<Layer> layers;
   kernels::SwigluSpec swiglu;
   kernels::MoeSpec moe_spec;
   // Device: the normed input of a branch, its output, the residual stream, attention's operands.
   Matrix x, branch, residual, q, attended, index_q;
+  Matrix own_attended, own_branch;  // this rank's columns, where there are several ranks
   kernels::BlockSelection selection;
   kernels::Routing routing;
   // Host: the step.
@@ -308,19 +346,19 @@ struct TextModel::Impl {
 };
 
 TextModel::TextModel(const Checkpoint& checkpoint, const ModelConfig& config,
-                     kernels::Backend& backend, const ModelLimits& limits)
-    : impl_(std::make_unique<Impl>(checkpoint, config, backend, limits)) {}
+                     kernels::Backend& backend, const ModelLimits& limits, const Sharding& sharding)
+    : impl_(std::make_unique<Impl>(checkpoint, config, backend, limits, sharding)) {}
 
 TextModel::~TextModel() = default;
 
 const TextConfig& TextModel::config() const { return impl_->config; }
 int TextModel::vocab_size() const { return static_cast<int>(impl_->config.vocab_size); }
 
-kernels::KvCacheSpec TextModel::kv_cache_spec(int num_blocks) const {
-  const TextConfig& config = impl_->config;
+kernels::KvCacheSpec kv_cache_spec(const TextConfig& config, const Sharding& sharding,
+                                   int num_blocks) {
   kernels::KvCacheSpec spec;
   spec.num_blocks = num_blocks;
-  spec.num_kv_heads = static_cast<int>(config.num_key_value_heads);
+  spec.num_kv_heads = local_kv_heads(config, sharding);
   spec.head_dim = static_cast<int>(config.head_dim);
   if (config.sparse_attention_config) {
     spec.index_dim = static_cast<int>(config.sparse_attention_config->sparse_index_dim);
@@ -329,6 +367,10 @@ kernels::KvCacheSpec TextModel::kv_cache_spec(int num_blocks) const {
     spec.layer_has_index.push_back(config.is_sparse_attention_layer(i));
   }
   return spec;
+}
+
+kernels::KvCacheSpec TextModel::kv_cache_spec(int num_blocks) const {
+  return model::kv_cache_spec(impl_->config, impl_->sharding, num_blocks);
 }
 
 void TextModel::forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache,

@@ -13,6 +13,7 @@
 #include "quern/checkpoint/checkpoint.h"
 #include "quern/checkpoint/model_config.h"
 #include "quern/kernels/backend.h"
+#include "quern/model/sharding.h"
 
 namespace quern::model {
 
@@ -39,7 +40,7 @@ struct ForwardTrace {
   std::function<void(int layer, std::span<const float> hidden)> on_all_hidden;
   // [tokens, experts_per_token].
   std::function<void(int layer, std::span<const std::int32_t> experts)> on_routing;
-  // [tokens, num_kv_heads, topk_blocks].
+  // [tokens, num_kv_heads of this rank, topk_blocks].
   std::function<void(int layer, std::span<const std::int32_t> blocks)> on_selection;
   // Also logits of every token of the step, [tokens, vocabulary].
   std::function<void(std::span<const float> logits)> on_all_logits;
@@ -50,19 +51,26 @@ struct ModelLimits {
   int max_step_sequences = 256;
 };
 
+// The KV cache of a rank.
+kernels::KvCacheSpec kv_cache_spec(const TextConfig& config, const Sharding& sharding,
+                                   int num_blocks);
+
 class TextModel {
  public:
   // Binds every tensor; an absent or unfit one is an Error that names it. `checkpoint` and
   // `backend` outlive the model.
+  // With several ranks each runs the same steps on its part of the weights, and `backend` has a
+  // communicator of them.
   TextModel(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend,
-            const ModelLimits& limits);
+            const ModelLimits& limits, const Sharding& sharding = {});
   ~TextModel();
 
   const TextConfig& config() const;
   int vocab_size() const;
   kernels::KvCacheSpec kv_cache_spec(int num_blocks) const;
 
-  // Runs the chunks as one step. `logits` is [chunks with wants_logits, vocab_size], in order. Sum
+  // Runs the chunks as one step. `logits` is [chunks with wants_logits, vocab_size], in order; on
+  // ranks other than 0 it is empty. Sum
   // of tokens and number of chunks are within the limits. The result for a chunk does not depend on
   // the others, on how a prompt is cut into chunks, or on the number of threads.
   void forward(std::span<const SequenceChunk> chunks, kernels::KvCache& cache,

@@ -2,6 +2,7 @@
 #include "quern/model/vision_tower.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,9 @@ using vision::ImagePatches;
 // Binds a module's weight and bias.
 class VisionBinder {
  public:
-  VisionBinder(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend)
-      : config_(config), binder_(checkpoint, config, backend) {}
+  VisionBinder(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend,
+               const Sharding& sharding)
+      : config_(config), binder_(checkpoint, config, backend, sharding) {}
 
   LayerNormWeights layer_norm(const std::string& name) const {
     return {binder_.tensor(name + ".weight"), binder_.tensor(name + ".bias")};
@@ -72,21 +74,28 @@ struct Segment {
 
 struct VisionTower::Impl {
   Impl(const Checkpoint& checkpoint, const ModelConfig& model_config, kernels::Backend& backend,
-       const VisionLimits& limits)
-      : backend(backend), vision(backend.vision()), limits(limits) {
+       const VisionLimits& limits, const Sharding& sharding, Communicator* communicator)
+      : backend(backend),
+        vision(backend.vision()),
+        limits(limits),
+        sharding(sharding),
+        communicator(communicator) {
+    QUERN_CHECK(!sharding.vision_data_parallel || sharding.size == 1 || communicator != nullptr);
     check_vision_supported(model_config);
+    check_sharding(model_config, sharding, true);
     config = *model_config.vision_config;
     merge = config.img_token_compression_config.spatial_merge_size;
     text_hidden = config.projection_dim;
     patch_values = config.num_channels * config.img_token_compression_config.temporal_patch_size *
                    config.patch_size * config.patch_size;
     validate_tensors(model_config, checkpoint);
+    parts = sharding.vision_data_parallel ? 1 : sharding.size;
     bind(checkpoint, model_config);
     allocate(model_config.projector_hidden_size);
   }
 
   void bind(const Checkpoint& checkpoint, const ModelConfig& model_config) {
-    const VisionBinder binder(checkpoint, model_config, backend);
+    const VisionBinder binder(checkpoint, model_config, backend, sharding);
     const std::string prefix = "vision_tower.vision_model.";
     const std::string patch_name = prefix + "embeddings.patch_embedding.weight";
     const TensorView& patch_weight = checkpoint.get(patch_name);
@@ -107,8 +116,15 @@ struct VisionTower::Impl {
   void allocate(std::int64_t projector_hidden) {
     const std::int64_t patches = limits.max_patches;
     pixels = backend.allocate(patches, patch_values);
-    for (Matrix* matrix : {&stream, &normed, &q, &k, &v})
+    for (Matrix* matrix : {&stream, &normed})
       *matrix = backend.allocate(patches, config.hidden_size);
+    for (Matrix* matrix : {&q, &k, &v})
+      *matrix = backend.allocate(patches, config.hidden_size / parts);
+    if (parts > 1) {
+      const std::int64_t widest =
+          std::max({config.hidden_size, config.intermediate_size, projector_hidden, text_hidden});
+      own = backend.allocate(patches, widest / parts);
+    }
     inner = backend.allocate(patches, std::max(config.intermediate_size, projector_hidden));
     projected = backend.allocate(patches, text_hidden);
     features = backend.allocate(patches / (merge * merge), text_hidden);
@@ -116,6 +132,51 @@ struct VisionTower::Impl {
   }
 
   void encode(std::span<const ImagePatches* const> images, std::span<float> out) {
+    std::int64_t tokens = 0;
+    for (const ImagePatches* image : images) {
+      check(*image);
+      tokens += image->num_tokens;
+    }
+    QUERN_CHECK(static_cast<std::int64_t>(out.size()) == tokens * text_hidden);
+    if (sharding.vision_data_parallel && sharding.size > 1) {
+      encode_apart(images, out);
+    } else {
+      encode_here(images, out);
+    }
+  }
+
+  // Each image on one rank; a rank without images takes part in the exchange.
+  void encode_apart(std::span<const ImagePatches* const> images, std::span<float> out) {
+    std::vector<std::int64_t> patches;
+    for (const ImagePatches* image : images) patches.push_back(image->num_patches());
+    const std::vector<int> ranks = distribute_images(patches, sharding.size);
+    const auto values = [&](std::size_t i) {
+      return static_cast<std::size_t>(images[i]->num_tokens * text_hidden);
+    };
+    std::vector<std::size_t> counts(static_cast<std::size_t>(sharding.size), 0);
+    std::vector<const ImagePatches*> mine;
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      counts[static_cast<std::size_t>(ranks[i])] += values(i) * sizeof(float);
+      if (ranks[i] == sharding.rank) mine.push_back(images[i]);
+    }
+    std::vector<float> own_features(counts[static_cast<std::size_t>(sharding.rank)] /
+                                    sizeof(float));
+    encode_here(mine, own_features);
+    std::vector<float> all(out.size());
+    communicator->all_gather_v(std::as_bytes(std::span(own_features)), counts,
+                               std::as_writable_bytes(std::span(all)));
+    std::vector<std::size_t> next(counts.size(), 0);  // of each rank in `all`
+    for (std::size_t r = 1; r < next.size(); ++r)
+      next[r] = next[r - 1] + counts[r - 1] / sizeof(float);
+    for (std::size_t i = 0; i < images.size(); ++i) {
+      std::size_t& from = next[static_cast<std::size_t>(ranks[i])];
+      std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(from), values(i), out.begin());
+      out = out.subspan(values(i));
+      from += values(i);
+    }
+  }
+
+  void encode_here(std::span<const ImagePatches* const> images, std::span<float> out) {
     std::vector<Segment> pass;
     std::int64_t patches = 0;
     const auto run_pass = [&] {
@@ -126,11 +187,7 @@ struct VisionTower::Impl {
       pass.clear();
       patches = 0;
     };
-    std::int64_t tokens = 0;
-    for (const ImagePatches* image : images) tokens += image->num_tokens;
-    QUERN_CHECK(static_cast<std::int64_t>(out.size()) == tokens * text_hidden);
     for (const ImagePatches* image : images) {
-      check(*image);
       const int steps = static_cast<int>(config.vision_segment_max_frames);
       for (int t = 0; t < image->grid_t; t += steps) {
         const Segment segment{image, t, std::min(t + steps, image->grid_t)};
@@ -183,7 +240,7 @@ struct VisionTower::Impl {
       segment_ends.push_back(static_cast<std::int64_t>(coordinates.size() / 3));
     }
     vision.begin_patches({coordinates, segment_ends},
-                         {static_cast<int>(config.num_attention_heads),
+                         {static_cast<int>(config.num_attention_heads / parts),
                           static_cast<int>(config.hidden_size / config.num_attention_heads),
                           static_cast<float>(config.rope_theta)});
   }
@@ -209,6 +266,31 @@ struct VisionTower::Impl {
     project(x, out);
   }
 
+  // out = activation(in weight^T + bias), from the columns of all ranks.
+  void affine(const Affine& weights, Activation activation, Matrix in, Matrix out) {
+    if (parts == 1) return vision.affine(weights, activation, in, out);
+    const Matrix mine = own.view(out.rows, out.cols / parts);
+    vision.affine(weights, activation, in, mine);
+    backend.gather_columns(mine, out);
+  }
+
+  // x += in weight^T + bias.
+  void add_affine(const Affine& weights, Matrix in, Matrix x) {
+    if (parts == 1) return vision.add_affine(weights, in, x);
+    const Matrix mine = own.view(x.rows, x.cols / parts);
+    backend.own_columns(x, mine);
+    vision.add_affine(weights, in, mine);
+    backend.gather_columns(mine, x);
+  }
+
+  // out = attention of the rank's heads, then those of all ranks.
+  void attend(Matrix query, Matrix key, Matrix value, Matrix out) {
+    if (parts == 1) return vision.attend(query, key, value, out);
+    const Matrix mine = own.view(out.rows, out.cols / parts);
+    vision.attend(query, key, value, mine);
+    backend.gather_columns(mine, out);
+  }
+
   void run_layer(const Layer& layer, Matrix x, Matrix in) {
     const Matrix query = q.first_rows(x.rows);
     const Matrix key = k.first_rows(x.rows);
@@ -218,11 +300,11 @@ struct VisionTower::Impl {
     vision.affine(layer.q_proj, Activation::kNone, in, query);
     vision.affine(layer.k_proj, Activation::kNone, in, key);
     vision.affine(layer.v_proj, Activation::kNone, in, value);
-    vision.attend(query, key, value, in);
-    vision.add_affine(layer.out_proj, in, x);
+    attend(query, key, value, in);
+    add_affine(layer.out_proj, in, x);
     vision.layer_norm(layer.norm2, eps(), x, in);
-    vision.affine(layer.fc1, Activation::kGelu, in, middle);
-    vision.add_affine(layer.fc2, middle, x);
+    affine(layer.fc1, Activation::kGelu, in, middle);
+    add_affine(layer.fc2, middle, x);
   }
 
   // Each patch to the language model's width, then the patches of a window, which lie one behind
@@ -231,11 +313,11 @@ struct VisionTower::Impl {
     const std::int64_t tokens = x.rows / (merge * merge);
     const Matrix each = projected.first_rows(x.rows);
     const Matrix rows = features.first_rows(tokens);
-    vision.affine(projector1, Activation::kGelu, x, inner.view(x.rows, projector_size));
-    vision.affine(projector2, Activation::kNone, inner.view(x.rows, projector_size), each);
+    affine(projector1, Activation::kGelu, x, inner.view(x.rows, projector_size));
+    affine(projector2, Activation::kNone, inner.view(x.rows, projector_size), each);
     const Matrix windows = each.view(tokens, text_hidden * merge * merge);
-    vision.affine(merger1, Activation::kGelu, windows, inner.view(tokens, projector_size));
-    vision.affine(merger2, Activation::kNone, inner.view(tokens, projector_size), rows);
+    affine(merger1, Activation::kGelu, windows, inner.view(tokens, projector_size));
+    affine(merger2, Activation::kNone, inner.view(tokens, projector_size), rows);
     const auto width = static_cast<std::size_t>(text_hidden);
     for (std::int64_t r = 0; r < tokens; ++r)
       backend.read(rows, r, out.subspan(static_cast<std::size_t>(r) * width, width));
@@ -246,6 +328,9 @@ struct VisionTower::Impl {
   kernels::Backend& backend;
   kernels::VisionBackend& vision;
   VisionLimits limits;
+  Sharding sharding;
+  Communicator* communicator;
+  int parts = 1;  // of every matrix, on as many ranks
   VisionConfig config;
   std::int64_t merge = 0, text_hidden = 0, patch_values = 0, projector_size = 0;
 
@@ -254,12 +339,28 @@ struct VisionTower::Impl {
   std::vector<Layer> layers;
 
   // Device: the residual stream, the normed input of a branch (or attention's output), attention's
-  // operands, the inner values of a multilayer perceptron, the projected patches, the rows.
-  Matrix pixels, stream, normed, q, k, v, inner, projected, features;
+  // operands, the inner values of a multilayer perceptron, the projected patches, the rows; this
+  // rank's columns of a result.
+  Matrix pixels, stream, normed, q, k, v, inner, projected, features, own;
   // Host: the pass.
   std::vector<std::int32_t> coordinates;
   std::vector<std::int64_t> segment_ends;
 };
+
+std::vector<int> distribute_images(std::span<const std::int64_t> patches, int size) {
+  std::vector<std::size_t> order(patches.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order,
+                           [&](std::size_t a, std::size_t b) { return patches[a] > patches[b]; });
+  std::vector<std::int64_t> load(static_cast<std::size_t>(size), 0);
+  std::vector<int> ranks(patches.size());
+  for (const std::size_t image : order) {
+    const auto least = std::ranges::min_element(load);
+    *least += patches[image];
+    ranks[image] = static_cast<int>(least - load.begin());
+  }
+  return ranks;
+}
 
 bool VisionTower::present(const Checkpoint& checkpoint, const ModelConfig& config) {
   return config.vision_config &&
@@ -268,8 +369,9 @@ bool VisionTower::present(const Checkpoint& checkpoint, const ModelConfig& confi
 }
 
 VisionTower::VisionTower(const Checkpoint& checkpoint, const ModelConfig& config,
-                         kernels::Backend& backend, const VisionLimits& limits)
-    : impl_(std::make_unique<Impl>(checkpoint, config, backend, limits)) {}
+                         kernels::Backend& backend, const VisionLimits& limits,
+                         const Sharding& sharding, Communicator* communicator)
+    : impl_(std::make_unique<Impl>(checkpoint, config, backend, limits, sharding, communicator)) {}
 
 VisionTower::~VisionTower() = default;
 

@@ -7,10 +7,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "quern/checkpoint/checkpoint.h"
 #include "quern/checkpoint/model_config.h"
+#include "quern/distributed/communicator.h"
 #include "quern/kernels/backend.h"
+#include "quern/model/sharding.h"
 #include "quern/vision/preprocess.h"
 
 namespace quern::model {
@@ -20,6 +23,10 @@ struct VisionLimits {
   // in one, of a video each segment (vision_segment_max_frames temporal steps).
   std::int64_t max_patches = 2304;
 };
+
+// The rank that encodes each image: the largest first, each to the rank with the fewest patches so
+// far (ties: the lowest), as vLLM's --mm-encoder-tp-mode data.
+std::vector<int> distribute_images(std::span<const std::int64_t> patches, int size);
 
 // Not thread-safe: driven by the thread that drives the back end. A server without images makes
 // none and resets ModelConfig::vision_config: nothing of the tower is then bound or checked
@@ -31,8 +38,11 @@ class VisionTower {
 
   // Binds every tensor; an absent or unfit one is an Error that names it, as is a configuration
   // without vision_config. `checkpoint` and `backend` outlive the tower.
+  // With several ranks each encodes the same images in the same calls, on its part of the weights,
+  // or, data parallel, its part of the images, which `communicator` then brings together.
   VisionTower(const Checkpoint& checkpoint, const ModelConfig& config, kernels::Backend& backend,
-              const VisionLimits& limits);
+              const VisionLimits& limits, const Sharding& sharding = {},
+              Communicator* communicator = nullptr);
   ~VisionTower();
 
   int hidden_size() const;  // of a feature row: the language model's

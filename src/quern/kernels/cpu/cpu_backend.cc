@@ -43,6 +43,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
     : HostBackend(true),
       products_{options.moe_backend, &mxfp4_kernel(options.instruction_set)},
       team_(options.num_threads),
+      exchange_(options.communicator, team_),
       vision_(team_),
       workers_(static_cast<std::size_t>(team_.size())) {}
 
@@ -60,13 +61,30 @@ void CpuBackend::begin_step(const StepTokens& tokens, const RopeSpec& rope) {
   set_step(tokens, rope, true);
 }
 
+void CpuBackend::gather_columns(Matrix x, Matrix out) {
+  QUERN_CHECK(split() && out.cols == exchange_.size() * x.cols && out.rows == x.rows);
+  exchange_.gather_columns({host(x), x.cols}, x.rows, x.cols, {host(out), out.cols});
+}
+
+void CpuBackend::own_columns(Matrix x, Matrix out) {
+  QUERN_CHECK(x.cols == exchange_.size() * out.cols && out.rows == x.rows);
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    std::copy_n(host_row(x, r) + exchange_.rank() * out.cols, out.cols, host_row(out, r));
+}
+
 void CpuBackend::embed(const Weight& table, Matrix out) {
   const CpuWeight& weight = cpu(table);
+  const std::int64_t begin = exchange_.rank() * weight.rows();
+  owners_.clear();
   for (std::int64_t t = 0; t < num_tokens(); ++t) {
-    const std::int64_t first = tokens_.token_ids[static_cast<std::size_t>(t)] * out.cols;
+    const std::int32_t token = tokens_.token_ids[static_cast<std::size_t>(t)];
+    owners_.push_back(static_cast<std::int32_t>(token / weight.rows()));
+    if (owners_.back() != exchange_.rank()) continue;
+    const std::int64_t first = (token - begin) * out.cols;
     float* row = host_row(out, t);
     for (std::int64_t i = 0; i < out.cols; ++i) row[i] = round_to_bf16(weight.at(first + i));
   }
+  if (split()) exchange_.share_rows({host(out), out.cols}, out.cols, owners_);
 }
 
 void CpuBackend::rms_norm(Matrix x, const Weight& weight, float eps, Matrix out) {
@@ -152,9 +170,14 @@ void CpuBackend::linear(const Weight& weight, Matrix x, Matrix out) {
 
 void CpuBackend::logits(const Weight& head, Matrix x, std::span<const std::int32_t> rows,
                         std::span<float> out) {
-  const Projection projection{&cpu(head), out.data()};
+  const auto count = static_cast<std::int64_t>(rows.size());
+  const std::int64_t cols = head.rows();
+  float* result = split() ? columns_.reserve(count * cols) : out.data();
+  const Projection projection{&cpu(head), result};
   prepare({&projection, 1}, x.first_rows(num_tokens()));
   project({&projection, 1}, rows, true);
+  if (split())
+    exchange_.gather_to_first({result, cols}, count, cols, {out.data(), exchange_.size() * cols});
 }
 
 void CpuBackend::mlp(const MlpWeights& weights, const SwigluSpec& swiglu, Matrix x, Matrix out) {
@@ -168,9 +191,19 @@ void CpuBackend::mlp(const MlpWeights& weights, const SwigluSpec& swiglu, Matrix
   team_.parallel_for(tokens * inner, 4096, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) gate[i] = swiglu_bf16(gate[i], up[i], swiglu);
   });
-  const Projection down{&cpu(weights.down_proj), host(out)};
-  prepare({&down, 1}, {gate, tokens, inner});
-  project({&down, 1}, all_rows(tokens), true);
+  const CpuWeight& down = cpu(weights.down_proj);
+  const std::int64_t cols = down.rows();
+  const Projection projection{&down, split() ? columns_.reserve(tokens * cols) : host(out)};
+  if (split()) {
+    const InputForm form = input_form(down.format(), products_.moe_backend);
+    input_.reset(tokens, down.cols());
+    input_.prepare_gathered(team_, exchange_, form, {gate, inner}, inner, 0, tokens);
+  } else {
+    prepare({&projection, 1}, {gate, tokens, inner});
+  }
+  project({&projection, 1}, all_rows(tokens), true);
+  if (split())
+    exchange_.gather_columns({projection.out, cols}, tokens, cols, {host(out), out.cols});
 }
 
 void CpuBackend::route(const MoeWeights& weights, const MoeSpec& spec, Matrix x, Routing routing) {

@@ -20,6 +20,8 @@ class CpuBackend final : public HostBackend<BF16> {
 
   WeightHandle bind(const WeightSource& source) override;
   void begin_step(const StepTokens& tokens, const RopeSpec& rope) override;
+  void gather_columns(Matrix x, Matrix out) override;
+  void own_columns(Matrix x, Matrix out) override;
   void embed(const Weight& table, Matrix out) override;
   void rms_norm(Matrix x, const Weight& weight, float eps, Matrix out) override;
   void add_rms_norm(Matrix x, Matrix residual, const Weight& weight, float eps,
@@ -50,6 +52,7 @@ class CpuBackend final : public HostBackend<BF16> {
     const MlpWeights* weights;
     std::int32_t begin;
     std::int32_t end;
+    bool whole;  // on this rank alone; else every rank has a part of it
   };
   // A row range of one expert's matrices.
   struct ExpertTile {
@@ -85,15 +88,26 @@ class CpuBackend final : public HostBackend<BF16> {
                        std::int64_t first, std::int64_t count);
   void list_tiles(bool down);
   void expert_gate_up(const SwigluSpec& swiglu, std::int64_t inner_stride);
+  // Prepares the inner values of the groups for the down projection.
+  void prepare_inner(std::int64_t inner_stride);
   void expert_down(std::int64_t hidden);
+  // The result of a slot from a group's down projection.
+  float* slot_result(const ExpertGroup& group, std::int32_t slot, std::int64_t cols) const;
+  bool split() const { return exchange_.size() > 1; }
 
   Products products_;
   ThreadTeam team_;
+  CpuExchange exchange_;
   CpuVision vision_;
   std::vector<Worker> workers_;
   InputRows input_, inner_input_;
   std::vector<std::int32_t> row_ids_;
   Scratch<float> qkv_, mlp_, inner_, slot_out_;
+  Scratch<float> columns_;                // this rank's columns of a result
+  Scratch<float> whole_out_;              // [slots of this rank's whole experts, hidden]
+  std::vector<std::int32_t> owners_;      // rank of each token's embedding
+  std::vector<std::int64_t> rank_slots_;  // slots of each rank's whole experts
+  std::int32_t first_whole_slot_ = 0;
   std::vector<ExpertGroup> groups_;
   std::vector<ExpertTile> tiles_;
   std::vector<std::int32_t> slot_tokens_,

@@ -60,16 +60,40 @@ void InputRows::prepare(ThreadTeam& team, InputForm form, const float* base, std
     });
     return;
   }
-  const std::int64_t blocks = mx_groups(max_cols_) * kMxGroup;
-  std::int8_t* codes = codes_.reserve(total * blocks * 32);
-  float* scales = scales_.reserve(total * blocks);
-  std::int32_t* corrections = corrections_.reserve(total * blocks);
+  quantized_storage(total);
   team.parallel_for(count, 1, [&](std::int64_t from, std::int64_t to, int) {
     for (std::int64_t i = from; i < to; ++i) {
-      const std::int64_t row = begin + i;
-      quantized_[static_cast<std::size_t>(row)] = quantize_row(
-          values(i),
-          {codes + row * blocks * 32, scales + row * blocks, corrections + row * blocks});
+      quantized_[static_cast<std::size_t>(begin + i)] =
+          quantize_row(values(i), quantized_storage(begin + i));
+    }
+  });
+}
+
+// Called with the number of rows first, which makes room for them.
+QuantizedRowStorage InputRows::quantized_storage(std::int64_t row) {
+  const std::int64_t blocks = mx_groups(max_cols_) * kMxGroup;
+  return {codes_.reserve(row * blocks * 32) + row * blocks * 32,
+          scales_.reserve(row * blocks) + row * blocks,
+          corrections_.reserve(row * blocks) + row * blocks};
+}
+
+void InputRows::prepare_gathered(ThreadTeam& team, CpuExchange& exchange, InputForm form, Rows from,
+                                 std::int64_t cols, std::int64_t begin, std::int64_t count) {
+  const auto total = static_cast<std::int64_t>(plain_.size());
+  const std::int64_t all_cols = exchange.size() * cols;
+  if (form != InputForm::kQuantized) {
+    float* rows = gathered_.reserve(total * max_cols_) + begin * max_cols_;
+    exchange.gather_columns(from, count, cols, {rows, max_cols_});
+    prepare(team, form, rows, max_cols_, all_cols, begin, count);
+    return;
+  }
+  exchange.gather_mxfp4(from, count, cols);
+  quantized_storage(total);
+  team.parallel_for(count, 1, [&](std::int64_t first, std::int64_t last, int) {
+    for (std::int64_t i = first; i < last; ++i) {
+      const std::uint8_t* packed = exchange.gathered_row(i);
+      quantized_[static_cast<std::size_t>(begin + i)] =
+          unpack_row(packed, packed + all_cols / 2, all_cols, quantized_storage(begin + i));
     }
   });
 }

@@ -11,6 +11,7 @@
 
 #include "quern/base/thread_team.h"
 #include "quern/kernels/backend.h"
+#include "quern/kernels/cpu/cpu_exchange.h"
 #include "quern/kernels/cpu/mxfp4_dot.h"
 #include "quern/kernels/host_memory.h"
 
@@ -54,6 +55,9 @@ class InputRows {
   // Prepares rows [begin, begin + count) in `form` from base, `cols` values at distance `stride`.
   void prepare(ThreadTeam& team, InputForm form, const float* base, std::int64_t stride,
                std::int64_t cols, std::int64_t begin, std::int64_t count);
+  // The same where each rank has `cols` columns of the rows.
+  void prepare_gathered(ThreadTeam& team, CpuExchange& exchange, InputForm form, Rows from,
+                        std::int64_t cols, std::int64_t begin, std::int64_t count);
 
   const float* const* floats(InputForm form) const {
     return form == InputForm::kFloat ? plain_.data() : decoded_rows_.data();
@@ -66,7 +70,10 @@ class InputRows {
   std::int64_t max_cols_ = 0;
   std::vector<const float*> plain_, decoded_rows_;
   std::vector<QuantizedRow> quantized_;
-  Scratch<float> decoded_, scales_;
+  // Storage of quantized row `row`.
+  QuantizedRowStorage quantized_storage(std::int64_t row);
+
+  Scratch<float> decoded_, scales_, gathered_;
   Scratch<std::int8_t> codes_;
   Scratch<std::int32_t> corrections_;
 };

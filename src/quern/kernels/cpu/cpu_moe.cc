@@ -6,6 +6,11 @@
 // multiply-adds. Rounding points (vLLM's emulation of OCP MX MoE): gate and up to BF16, activation
 // to BF16, down times routing weight in float32 then BF16, the sum over experts in float32 then
 // BF16, times the routed scaling factor, plus shared.
+//
+// Several ranks. Tensor parallel: a rank has rows of every matrix; the inner values are gathered
+// before the down projection, which gives the rank's columns of the result. Expert parallel: the
+// routed experts are whole on one rank each, which computes their slots from gate to down; an
+// all-to-all gives each rank its columns of all slots. From there on both are the same.
 #include <algorithm>
 #include <utility>
 
@@ -35,6 +40,8 @@ void CpuBackend::group_by_expert(const MoeWeights& weights, const MoeSpec& spec,
   slot_weights_.resize(slots);
   slot_of_.resize(slots);
   groups_.clear();
+  rank_slots_.assign(static_cast<std::size_t>(exchange_.size()), 0);
+  first_whole_slot_ = 0;
   const std::int32_t* experts = routing.experts + first * spec.experts_per_token;
   const float* chosen_weights = routing.weights + first * spec.experts_per_token;
   std::int32_t next = 0;
@@ -47,8 +54,15 @@ void CpuBackend::group_by_expert(const MoeWeights& weights, const MoeSpec& spec,
       slot_weights_[static_cast<std::size_t>(next)] = chosen_weights[c];
       slot_of_[static_cast<std::size_t>(c)] = next++;
     }
+    const bool whole = spec.expert_parallel && split();
+    if (whole) {
+      const int owner = e / (spec.num_experts / exchange_.size());
+      rank_slots_[static_cast<std::size_t>(owner)] += next - begin;
+      if (owner < exchange_.rank()) first_whole_slot_ = next;
+      if (owner != exchange_.rank()) continue;
+    }
     if (next > begin)
-      groups_.push_back({&weights.experts[static_cast<std::size_t>(e)], begin, next});
+      groups_.push_back({&weights.experts[static_cast<std::size_t>(e)], begin, next, whole});
   }
   if (!shared) return;
   const std::int32_t begin = next;
@@ -57,7 +71,7 @@ void CpuBackend::group_by_expert(const MoeWeights& weights, const MoeSpec& spec,
     slot_weights_[static_cast<std::size_t>(next)] = 1.0F;
     slot_of_[static_cast<std::size_t>(next)] = next;
   }
-  groups_.push_back({&weights.shared, begin, next});
+  groups_.push_back({&weights.shared, begin, next, false});
 }
 
 void CpuBackend::list_tiles(bool down) {
@@ -105,8 +119,16 @@ void CpuBackend::expert_gate_up(const SwigluSpec& swiglu, std::int64_t inner_str
       });
 }
 
+float* CpuBackend::slot_result(const ExpertGroup& group, std::int32_t slot,
+                               std::int64_t cols) const {
+  return group.whole ? whole_out_.data() + (slot - first_whole_slot_) * cols
+                     : slot_out_.data() + slot * cols;
+}
+
 void CpuBackend::expert_down(std::int64_t hidden) {
-  float* out = slot_out_.reserve(static_cast<std::int64_t>(slot_tokens_.size()) * hidden);
+  const std::int64_t columns = hidden / exchange_.size();
+  slot_out_.reserve(static_cast<std::int64_t>(slot_tokens_.size()) * columns);
+  whole_out_.reserve(rank_slots_[static_cast<std::size_t>(exchange_.rank())] * hidden);
   const auto slots = all_rows(static_cast<std::int64_t>(slot_tokens_.size()));
   list_tiles(true);
   team_.parallel_for(static_cast<std::int64_t>(tiles_.size()), 1,
@@ -120,18 +142,50 @@ void CpuBackend::expert_down(std::int64_t hidden) {
                             slot += static_cast<std::int32_t>(kTokenTile)) {
                          const auto count = std::min<std::size_t>(
                              kTokenTile, static_cast<std::size_t>(group.end - slot));
-                         float* tile_out = out + slot * hidden + tile.row;
+                         const std::int64_t stride = down.rows();
+                         float* tile_out = slot_result(group, slot, stride) + tile.row;
                          dot_rows(down, tile.row, rows, inner_input_, products_,
                                   slots.subspan(static_cast<std::size_t>(slot), count), tile_out,
-                                  hidden, worker.panel);
+                                  stride, worker.panel);
                          for (std::size_t i = 0; i < count; ++i) {
                            const float weight = slot_weights_[static_cast<std::size_t>(slot) + i];
-                           float* row = tile_out + static_cast<std::int64_t>(i) * hidden;
+                           float* row = tile_out + static_cast<std::int64_t>(i) * stride;
                            for (std::int64_t r = 0; r < rows; ++r)
                              row[r] = round_to_bf16(row[r] * weight);
                          }
                        }
                      });
+}
+
+void CpuBackend::prepare_inner(std::int64_t inner_stride) {
+  const auto slots = static_cast<std::int64_t>(slot_tokens_.size());
+  float* inner = inner_.reserve(slots * inner_stride);
+  std::int64_t widest = 0;
+  for (const ExpertGroup& group : groups_)
+    widest = std::max(widest, group.weights->down_proj->cols());
+  inner_input_.reset(slots, widest);
+  for (std::size_t g = 0; g < groups_.size();) {
+    // Neighbours with the same format and width are prepared in one region.
+    const CpuWeight& down = cpu(groups_[g].weights->down_proj);
+    const InputForm form = input_form(down.format(), products_.moe_backend);
+    const bool whole = groups_[g].whole || !split();
+    const std::int32_t begin = groups_[g].begin;
+    std::int32_t end = begin;
+    for (; g < groups_.size(); ++g) {
+      const CpuWeight& other = cpu(groups_[g].weights->down_proj);
+      if (input_form(other.format(), products_.moe_backend) != form ||
+          other.cols() != down.cols() || (groups_[g].whole || !split()) != whole)
+        break;
+      end = groups_[g].end;
+    }
+    float* rows = inner + begin * inner_stride;
+    if (whole) {
+      inner_input_.prepare(team_, form, rows, inner_stride, down.cols(), begin, end - begin);
+    } else {
+      inner_input_.prepare_gathered(team_, exchange_, form, {rows, inner_stride},
+                                    down.cols() / exchange_.size(), begin, end - begin);
+    }
+  }
 }
 
 void CpuBackend::moe_chunk(const MoeWeights& weights, const MoeSpec& spec, Matrix x,
@@ -149,39 +203,27 @@ void CpuBackend::moe_chunk(const MoeWeights& weights, const MoeSpec& spec, Matri
     }
   }
   expert_gate_up(spec.swiglu, inner_stride);
-
-  const auto slots = static_cast<std::int64_t>(slot_tokens_.size());
-  const float* inner = inner_.reserve(slots * inner_stride);
-  inner_input_.reset(slots, inner_stride);
-  for (std::size_t g = 0; g < groups_.size();) {
-    // Neighbours with the same format and width are prepared in one region.
-    const CpuWeight& down = cpu(groups_[g].weights->down_proj);
-    const InputForm form = input_form(down.format(), products_.moe_backend);
-    const std::int32_t begin = groups_[g].begin;
-    std::int32_t end = begin;
-    for (; g < groups_.size(); ++g) {
-      const CpuWeight& other = cpu(groups_[g].weights->down_proj);
-      if (input_form(other.format(), products_.moe_backend) != form || other.cols() != down.cols())
-        break;
-      end = groups_[g].end;
-    }
-    inner_input_.prepare(team_, form, inner + begin * inner_stride, inner_stride, down.cols(),
-                         begin, end - begin);
-  }
+  prepare_inner(inner_stride);
   expert_down(x.cols);
 
-  const float* slot_out = slot_out_.reserve(slots * x.cols);
+  const std::int64_t cols = x.cols / exchange_.size();
+  if (spec.expert_parallel && split()) {
+    exchange_.rows_to_columns({whole_out_.data(), x.cols}, rank_slots_, cols,
+                              {slot_out_.data(), cols});
+  }
+  const float* slot_out = slot_out_.data();
+  float* result = split() ? columns_.reserve(count * cols) : host_row(out, first);
   const std::int64_t choices = count * spec.experts_per_token;
   const bool shared = weights.shared.gate_proj != nullptr;
   team_.parallel_for(count, 4, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t t = begin; t < end; ++t) {
-      float* row = host_row(out, first + t);
-      const float* shared_row = shared ? slot_out + (choices + t) * x.cols : nullptr;
-      for (std::int64_t i = 0; i < x.cols; ++i) {
+      float* row = result + t * cols;
+      const float* shared_row = shared ? slot_out + (choices + t) * cols : nullptr;
+      for (std::int64_t i = 0; i < cols; ++i) {
         float sum = 0;
         for (int k = 0; k < spec.experts_per_token; ++k) {
           sum +=
-              slot_out[slot_of_[static_cast<std::size_t>(t * spec.experts_per_token + k)] * x.cols +
+              slot_out[slot_of_[static_cast<std::size_t>(t * spec.experts_per_token + k)] * cols +
                        i];
         }
         const float routed = round_to_bf16(round_to_bf16(sum) * spec.routed_scaling_factor);
@@ -189,6 +231,9 @@ void CpuBackend::moe_chunk(const MoeWeights& weights, const MoeSpec& spec, Matri
       }
     }
   });
+  if (split()) {
+    exchange_.gather_columns({result, cols}, count, cols, {host_row(out, first), out.cols});
+  }
 }
 
 }  // namespace quern::kernels

@@ -35,29 +35,24 @@ bool has_avx_vnni() {
 }
 #endif
 
-}  // namespace
-
-QuantizedRow quantize_row(std::span<const float> x, const QuantizedRowStorage& storage) {
-  const auto blocks = static_cast<std::int64_t>(x.size()) / kBlock;
-  const std::int64_t padded = mx_groups(static_cast<std::int64_t>(x.size())) * kMxGroup;
-  std::array<std::int8_t, kMxBlock> codes{};
-  std::uint8_t exponent = 0;
-  int highest = 0;
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    mxfp4_quantize_activations(x.subspan(static_cast<std::size_t>(b * kBlock), kMxBlock), codes,
-                               {&exponent, 1});
-    std::int8_t* even = storage.codes + b / kMxGroup * kGroupCodes + b % kMxGroup * kHalf;
-    std::int8_t* odd = even + kGroupCodes / 2;
-    int sum = 0;
-    for (int i = 0; i < kHalf; ++i) {
-      even[i] = codes[static_cast<std::size_t>(2 * i)];
-      odd[i] = codes[static_cast<std::size_t>(2 * i + 1)];
-      sum += even[i] + odd[i];
-    }
-    storage.corrections[b] = -12 * sum;
-    storage.scales[b] = e8m0_to_float(exponent) * 0.25F;
-    if (exponent != kE8M0NaN) highest = std::max<int>(highest, exponent);
+// One block of a QuantizedRow.
+void place_block(const QuantizedRowStorage& storage, std::int64_t b,
+                 const std::array<std::int8_t, kMxBlock>& codes, std::uint8_t exponent) {
+  std::int8_t* even = storage.codes + b / kMxGroup * kGroupCodes + b % kMxGroup * kHalf;
+  std::int8_t* odd = even + kGroupCodes / 2;
+  int sum = 0;
+  for (int i = 0; i < kHalf; ++i) {
+    even[i] = codes[static_cast<std::size_t>(2 * i)];
+    odd[i] = codes[static_cast<std::size_t>(2 * i + 1)];
+    sum += even[i] + odd[i];
   }
+  storage.corrections[b] = -12 * sum;
+  storage.scales[b] = e8m0_to_float(exponent) * 0.25F;
+}
+
+// The row of `blocks` placed blocks: pads the last group; `highest` is the largest exponent.
+QuantizedRow finish_row(const QuantizedRowStorage& storage, std::int64_t blocks, int highest) {
+  const std::int64_t padded = mx_groups(blocks * kBlock) * kMxGroup;
   for (std::int64_t b = blocks; b < padded; ++b) {
     std::int8_t* even = storage.codes + b / kMxGroup * kGroupCodes + b % kMxGroup * kHalf;
     std::fill_n(even, kHalf, std::int8_t{0});
@@ -72,6 +67,62 @@ QuantizedRow quantize_row(std::span<const float> x, const QuantizedRowStorage& s
     row.post_scale = std::ldexp(1.0F, kHugeShift);
   }
   return row;
+}
+
+// Twice an E2M1 value (index: plus 12) to its code; a zero is +0.
+constexpr std::array<std::uint8_t, 25> kCodeOfDoubled = [] {
+  std::array<std::uint8_t, 25> codes{};
+  for (std::uint8_t code = 0; code < 16; ++code) {
+    if (code == 8) continue;  // -0
+    codes[static_cast<std::size_t>(kE2M1Doubled[code] + 12)] = code;
+  }
+  return codes;
+}();
+
+std::uint8_t code_of(std::int8_t doubled) {
+  return kCodeOfDoubled[static_cast<std::size_t>(doubled + 12)];
+}
+
+}  // namespace
+
+QuantizedRow quantize_row(std::span<const float> x, const QuantizedRowStorage& storage) {
+  const auto blocks = static_cast<std::int64_t>(x.size()) / kBlock;
+  std::array<std::int8_t, kMxBlock> codes{};
+  std::uint8_t exponent = 0;
+  int highest = 0;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    mxfp4_quantize_activations(x.subspan(static_cast<std::size_t>(b * kBlock), kMxBlock), codes,
+                               {&exponent, 1});
+    place_block(storage, b, codes, exponent);
+    if (exponent != kE8M0NaN) highest = std::max<int>(highest, exponent);
+  }
+  return finish_row(storage, blocks, highest);
+}
+
+void pack_row(std::span<const float> x, std::uint8_t* packed, std::uint8_t* scales) {
+  std::array<std::int8_t, kMxBlock> codes{};
+  for (std::size_t at = 0; at < x.size(); at += kMxBlock) {
+    mxfp4_quantize_activations(x.subspan(at, kMxBlock), codes, {scales++, 1});
+    for (std::size_t i = 0; i < kMxBlock; i += 2) {
+      *packed++ = static_cast<std::uint8_t>(code_of(codes[i]) | code_of(codes[i + 1]) << 4);
+    }
+  }
+}
+
+QuantizedRow unpack_row(const std::uint8_t* packed, const std::uint8_t* scales, std::int64_t n,
+                        const QuantizedRowStorage& storage) {
+  const std::int64_t blocks = n / kBlock;
+  std::array<std::int8_t, kMxBlock> codes{};
+  int highest = 0;
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    for (std::size_t i = 0; i < kMxBlock; i += 2) {
+      codes[i] = static_cast<std::int8_t>(kE2M1Doubled[*packed & 15]);
+      codes[i + 1] = static_cast<std::int8_t>(kE2M1Doubled[*packed++ >> 4]);
+    }
+    place_block(storage, b, codes, scales[b]);
+    if (scales[b] != kE8M0NaN) highest = std::max<int>(highest, scales[b]);
+  }
+  return finish_row(storage, blocks, highest);
 }
 
 void mxfp4_dot_generic(const Mxfp4Product& p, std::byte*) {

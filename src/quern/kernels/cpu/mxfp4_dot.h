@@ -44,6 +44,14 @@ inline std::int64_t mx_groups(std::int64_t n) { return (n / 32 + kMxGroup - 1) /
 // values make the block's scale, and so the result, NaN.
 QuantizedRow quantize_row(std::span<const float> x, const QuantizedRowStorage& storage);
 
+// The same in the form that travels between processes, 4.25 bits a value: packed [n/2] as weights
+// are, scales [n/32].
+void pack_row(std::span<const float> x, std::uint8_t* packed, std::uint8_t* scales);
+// What quantize_row() gives for the n values that went into pack_row(), also when pieces of them
+// were packed apart.
+QuantizedRow unpack_row(const std::uint8_t* packed, const std::uint8_t* scales, std::int64_t n,
+                        const QuantizedRowStorage& storage);
+
 // The product of weight rows with tokens: out[token * out_stride + row].
 struct Mxfp4Product {
   const std::uint8_t* packed = nullptr;  // [rows, n/2] as in the checkpoint

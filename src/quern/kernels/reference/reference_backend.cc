@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "quern/base/error.h"
 #include "quern/kernels/block_selection.h"
 #include "quern/kernels/factory.h"
 #include "quern/kernels/host_memory.h"
@@ -54,6 +55,9 @@ class ReferenceBackend final : public HostBackend<float> {
   void begin_step(const StepTokens& tokens, const RopeSpec& rope) override {
     set_step(tokens, rope, rounding_ == Rounding::kBF16);
   }
+
+  void gather_columns(Matrix, Matrix) override { QUERN_CHECK(false, "one rank only"); }
+  void own_columns(Matrix, Matrix) override { QUERN_CHECK(false, "one rank only"); }
 
   void embed(const Weight& table, Matrix out) override {
     for (std::int64_t t = 0; t < num_tokens(); ++t) {
