@@ -96,13 +96,14 @@ def compare_time(driver, scratch, directory, threads):
     image.save(file, "PNG")
     inputs = MiniMaxM3VLImageProcessor()(images=[image], return_tensors="pt")
     for _ in range(3):  # in turns: both see the same machine
-        ours = min(float(line[4]) for line in drive(driver, directory, "cpu", threads, [file] * 3))
+        best = lambda mode: min(float(line[4]) for line in drive(driver, directory, mode, threads, [file] * 3))
+        ours, vectors = best("cpu"), best("vectors")
         theirs = 1e9
         for _ in range(3):
             start = time.perf_counter()
             features_of(model, inputs)
             theirs = min(theirs, (time.perf_counter() - start) * 1e3)
-        print(f"{threads} threads: quern {ours:.0f} ms, transformers float32 {theirs:.0f} ms, ratio {ours / theirs:.2f}", flush=True)
+        print(f"{threads} threads: quern {ours:.0f} ms (vectors {vectors:.0f} ms), transformers float32 {theirs:.0f} ms, ratio {ours / theirs:.2f} (vectors {vectors / theirs:.2f})", flush=True)
 
 
 def main():

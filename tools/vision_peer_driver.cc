@@ -1,6 +1,6 @@
 // Answers tools/vision_compare_with_peers.py: patches and features of picture files.
 //
-//   vision_peer_driver DIR pixels|f32|cpu THREADS FILE...
+//   vision_peer_driver DIR pixels|f32|cpu|vectors THREADS FILE...
 //
 // For each FILE a line "t h w tokens milliseconds" or "error TEXT"; FILE.pixels holds the patches,
 // FILE.features the features, float32. Must never be installed: it exists for comparisons.
@@ -37,8 +37,11 @@ int main(int argc, char** argv) {
   std::unique_ptr<model::VisionTower> tower;
   if (mode != "pixels") {
     checkpoint = std::make_unique<Checkpoint>(Checkpoint::open(directory));
+    kernels::CpuOptions options;
+    options.num_threads = std::stoi(argv[3]);
+    if (mode == "vectors") options.tile_unit = kernels::TileUnit::kVectors;
     backend = mode == "f32" ? kernels::make_reference_backend(kernels::Rounding::kNone)
-                            : kernels::make_cpu_backend({std::stoi(argv[3]), {}});
+                            : kernels::make_cpu_backend(options);
     tower = std::make_unique<model::VisionTower>(
         *checkpoint, parse_model_config(checkpoint->config()), *backend, model::VisionLimits{});
   }

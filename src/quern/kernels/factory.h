@@ -28,6 +28,13 @@ enum class InstructionSet : std::uint8_t {
   kAvx512Vnni,
 };
 
+// What the products of the vision tower run on. Results are the same for any number of threads and
+// in any company, but of one unit to another they differ by float32 rounding.
+enum class TileUnit : std::uint8_t {
+  kAuto,     // matrix units for BF16 (AMX) where the machine has them, else vectors
+  kVectors,  // float32
+};
+
 struct CpuOptions {
   int num_threads = 0;  // 0 = one per core
   MoeBackend moe_backend = MoeBackend::kNative;
@@ -35,6 +42,7 @@ struct CpuOptions {
   // Weights are split over its ranks by output rows (README of model); null: one rank. Outlives the
   // back end.
   Communicator* communicator = nullptr;
+  TileUnit tile_unit = TileUnit::kAuto;
 };
 
 // The fast CPU back end.

@@ -44,7 +44,7 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       products_{options.moe_backend, &mxfp4_kernel(options.instruction_set)},
       team_(options.num_threads),
       exchange_(options.communicator, team_),
-      vision_(team_),
+      vision_(team_, options.tile_unit == TileUnit::kAuto),
       workers_(static_cast<std::size_t>(team_.size())) {}
 
 WeightHandle CpuBackend::bind(const WeightSource& source) {

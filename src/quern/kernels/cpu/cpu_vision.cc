@@ -12,7 +12,6 @@
 namespace quern::kernels {
 namespace {
 
-constexpr std::int64_t kPartRows = 378;  // a multiple of the tile rows 14 and 6
 constexpr std::int64_t kPartCols = 256;
 constexpr std::int64_t kNormGrain = 8;  // patches
 
@@ -24,8 +23,12 @@ void copy_vector(const CpuWeight* weight, std::int64_t begin, std::int64_t count
 
 }  // namespace
 
-CpuVision::CpuVision(ThreadTeam& team)
-    : team_(team), shape_(tile_shape()), workers_(static_cast<std::size_t>(team.size())) {}
+CpuVision::CpuVision(ThreadTeam& team, bool matrix_units)
+    : team_(team),
+      vectors_(vector_tile_kernel()),
+      kernel_(matrix_units && amx_tile_kernel() != nullptr ? *amx_tile_kernel() : vectors_),
+      shape_(kernel_.shape),
+      workers_(static_cast<std::size_t>(team.size())) {}
 
 WeightHandle CpuVision::bind_patch_embedding(const TensorView& weight) {
   const auto size = static_cast<std::size_t>(weight.size());
@@ -63,70 +66,73 @@ void CpuVision::multiply(const Product& product) {
   const CpuWeight& weight = product.weight;
   QUERN_CHECK(weight.format() == WeightFormat::kBF16 || weight.format() == WeightFormat::kF32);
   QUERN_CHECK(product.x.cols == weight.cols() && product.out.cols == weight.rows());
+  const TileKernel& kernel = weight.format() == WeightFormat::kBF16 ? kernel_ : vectors_;
   const std::int64_t rows = product.x.rows;
-  cut_rows(product.x);
+  cut_rows(kernel, product.x);
   const float* x = x_.reserve(0);
-  const std::int64_t row_parts = (rows + kPartRows - 1) / kPartRows;
+  const std::int64_t part_rows = kernel.part_rows;
+  const std::int64_t row_parts = (rows + part_rows - 1) / part_rows;
   const std::int64_t col_parts = (weight.rows() + kPartCols - 1) / kPartCols;
   team_.parallel_for(
       row_parts * col_parts, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
         for (std::int64_t part = begin; part < end; ++part) {
-          const std::int64_t row = part % row_parts * kPartRows;
+          const std::int64_t row = part % row_parts * part_rows;
           const std::int64_t col = part / row_parts * kPartCols;
           multiply_part(
-              product,
-              {row, std::min(kPartRows, rows - row), col, std::min(kPartCols, weight.rows() - col)},
+              kernel, product,
+              {row, std::min(part_rows, rows - row), col, std::min(kPartCols, weight.rows() - col)},
               x, workers_[static_cast<std::size_t>(thread)]);
         }
       });
 }
 
-void CpuVision::copy_rows(Matrix x, std::int64_t row, std::int64_t rows, std::int64_t col,
-                          std::int64_t cols, float* buffer) const {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::memcpy(buffer + r * kTileStride, host_row(x, row + r) + col,
-                static_cast<std::size_t>(cols) * sizeof(float));
-  }
-  const std::int64_t free = shape_.pad_rows(rows) - rows;
-  std::fill_n(buffer + rows * kTileStride, free * kTileStride, 0.0F);
+void CpuVision::pack_rows(const TileKernel& kernel, Matrix x, const Tile& part, float* buffer) {
+  for (std::int64_t r = 0; r < part.rows; ++r)
+    kernel.pack_row(host_row(x, part.row + r) + part.col, part.cols, buffer + r * kTileStride);
+  const std::int64_t free = kernel.shape.pad_rows(part.rows) - part.rows;
+  std::fill_n(buffer + part.rows * kTileStride, free * kTileStride, 0.0F);
 }
 
-void CpuVision::cut_rows(Matrix x) {
-  const std::int64_t padded = shape_.pad_rows(x.rows);
+void CpuVision::cut_rows(const TileKernel& kernel, Matrix x) {
+  const std::int64_t padded = kernel.shape.pad_rows(x.rows);
   const std::int64_t steps = (x.cols + kTileDepth - 1) / kTileDepth;
   float* to = x_.reserve(steps * padded * kTileStride);
-  team_.parallel_for(padded, shape_.rows, [&](std::int64_t begin, std::int64_t end, int) {
+  team_.parallel_for(padded, kernel.shape.rows, [&](std::int64_t begin, std::int64_t end, int) {
     const std::int64_t count = std::min(end, x.rows) - begin;
     for (std::int64_t i = 0; i < steps; ++i) {
-      copy_rows(x, begin, count, i * kTileDepth, std::min(kTileDepth, x.cols - i * kTileDepth),
+      pack_rows(kernel, x,
+                {begin, count, i * kTileDepth, std::min(kTileDepth, x.cols - i * kTileDepth)},
                 to + (i * padded + begin) * kTileStride);
     }
   });
 }
 
-void CpuVision::multiply_part(const Product& product, const Tile& tile, const float* x,
-                              Worker& worker) const {
+void CpuVision::multiply_part(const TileKernel& kernel, const Product& product, const Tile& tile,
+                              const float* x, Worker& worker) {
+  const TileShape& shape = kernel.shape;
   const CpuWeight& weight = product.weight;
   const std::int64_t depth = weight.cols();
-  const std::int64_t padded_rows = shape_.pad_rows(tile.rows);
-  const std::int64_t padded_cols = shape_.pad_cols(tile.cols);
-  const std::int64_t step_size = shape_.pad_rows(product.x.rows) * kTileStride;
-  float* panel = worker.panel.reserve(kTileDepth * shape_.cols);
+  const std::int64_t padded_rows = shape.pad_rows(tile.rows);
+  const std::int64_t padded_cols = shape.pad_cols(tile.cols);
+  const std::int64_t step_size = shape.pad_rows(product.x.rows) * kTileStride;
+  float* panel = worker.panel.reserve(kTileDepth * shape.cols);
   float* sums = worker.sums.reserve(padded_rows * padded_cols);
   for (std::int64_t i = 0; i < depth; i += kTileDepth) {
     const std::int64_t step = std::min(kTileDepth, depth - i);
     const float* rows = x + i / kTileDepth * step_size + tile.row * kTileStride;
-    for (std::int64_t c = 0; c < tile.cols; c += shape_.cols) {
+    for (std::int64_t c = 0; c < tile.cols; c += shape.cols) {
       const std::int64_t first = (tile.col + c) * depth + i;
-      const std::int64_t count = std::min(shape_.cols, tile.cols - c);
+      const std::int64_t count = std::min(shape.cols, tile.cols - c);
       if (weight.format() == WeightFormat::kBF16) {
-        pack_panel(reinterpret_cast<const BF16*>(weight.data) + first, depth, count, step, panel);
+        kernel.pack_bf16(reinterpret_cast<const BF16*>(weight.data) + first, depth, count, step,
+                         panel);
       } else {
-        pack_panel(reinterpret_cast<const float*>(weight.data) + first, depth, count, step, panel);
+        kernel.pack_floats(reinterpret_cast<const float*>(weight.data) + first, depth, count, step,
+                           panel);
       }
-      for (std::int64_t r = 0; r < padded_rows; r += shape_.rows) {
-        multiply_tile(rows + r * kTileStride, panel, step, shape_.cols, sums + r * padded_cols + c,
-                      padded_cols, i > 0);
+      for (std::int64_t r = 0; r < padded_rows; r += shape.rows) {
+        kernel.multiply(rows + r * kTileStride, panel, step, shape.cols, sums + r * padded_cols + c,
+                        padded_cols, i > 0);
       }
     }
   }

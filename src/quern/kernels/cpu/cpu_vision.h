@@ -17,7 +17,8 @@ namespace quern::kernels {
 
 class CpuVision final : public VisionBackend {
  public:
-  explicit CpuVision(ThreadTeam& team);
+  // Matrix units are used where the machine has them, unless they are not wanted.
+  CpuVision(ThreadTeam& team, bool matrix_units);
 
   WeightHandle bind_patch_embedding(const TensorView& weight) override;
   void begin_patches(const PatchTokens& patches, const PatchAttentionSpec& spec) override;
@@ -53,11 +54,11 @@ class CpuVision final : public VisionBackend {
 
   void multiply(const Product& product);
   // x_ = the rows of x in steps of the depth, [steps][padded rows][kTileStride].
-  void cut_rows(Matrix x);
-  void multiply_part(const Product& product, const Tile& tile, const float* x,
-                     Worker& worker) const;
-  void copy_rows(Matrix x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
-                 float* buffer) const;
+  void cut_rows(const TileKernel& kernel, Matrix x);
+  // A part of x that is at most kTileDepth wide as rows of a buffer, to whole tiles.
+  static void pack_rows(const TileKernel& kernel, Matrix x, const Tile& part, float* buffer);
+  static void multiply_part(const TileKernel& kernel, const Product& product, const Tile& tile,
+                            const float* x, Worker& worker);
 
   void rotate(Matrix heads, std::int64_t patch) const;
   void plan_segments(std::span<const std::int64_t> ends);
@@ -66,7 +67,9 @@ class CpuVision final : public VisionBackend {
                    Worker& worker);
 
   ThreadTeam& team_;
-  TileShape shape_;
+  const TileKernel vectors_;  // for weights that are not BF16
+  const TileKernel kernel_;
+  const TileShape shape_;  // of kernel_
   std::vector<Worker> workers_;
   std::deque<std::vector<BF16>> rounded_;  // weights that are not used as they lie in the file
   PatchAttentionSpec spec_;

@@ -30,8 +30,8 @@ void CpuVision::plan_segments(std::span<const std::int64_t> ends) {
   std::int64_t begin = 0;
   for (const std::int64_t end : ends) {
     Segment segment{begin, end, 0, 0, 0, 0};
-    segment.keys_size = shape_.pad_cols(end - begin) * spec_.head_dim;
-    segment.values_size = (end - begin) * shape_.pad_vector(spec_.head_dim);
+    segment.keys_size = shape_.pad_cols(end - begin) * shape_.pad_depth(spec_.head_dim);
+    segment.values_size = shape_.pad_depth(end - begin) * shape_.pad_vector(spec_.head_dim);
     segment.keys = packed_size_;
     segment.values = segment.keys + spec_.num_heads * segment.keys_size;
     packed_size_ = segment.values + spec_.num_heads * segment.values_size;
@@ -60,18 +60,17 @@ void CpuVision::pack_head(const Segment& segment, int head, Matrix k, Matrix v) 
   const std::int64_t count = segment.end - segment.begin;
   float* keys = packed_.reserve(packed_size_) + segment.keys + head * segment.keys_size;
   for (std::int64_t j = 0; j < count; j += shape_.cols) {
-    pack_panel(host_row(k, segment.begin + j) + head * dim, k.cols,
-               std::min(shape_.cols, count - j), dim, keys + j * dim);
+    kernel_.pack_floats(host_row(k, segment.begin + j) + head * dim, k.cols,
+                        std::min(shape_.cols, count - j), dim, keys + j * shape_.pad_depth(dim));
   }
   float* panel = packed_.reserve(packed_size_) + segment.values + head * segment.values_size;
   const std::int64_t padded = shape_.pad_vector(dim);
   for (std::int64_t c = 0; c < padded; c += shape_.cols) {
     const std::int64_t cols = std::min(shape_.cols, padded - c);
     const std::int64_t filled = std::min(cols, dim - c);
-    for (std::int64_t j = 0; j < count; ++j, panel += cols) {
-      std::copy_n(host_row(v, segment.begin + j) + head * dim + c, filled, panel);
-      std::fill_n(panel + filled, cols - filled, 0.0F);
-    }
+    kernel_.pack_values(host_row(v, segment.begin) + head * dim + c, v.cols, count, filled, cols,
+                        panel);
+    panel += shape_.pad_depth(count) * cols;
   }
 }
 
@@ -108,6 +107,7 @@ void CpuVision::attend_rows(const Segment& segment, int head, std::int64_t row, 
   const std::int64_t dim = spec_.head_dim;
   const std::int64_t padded_dim = shape_.pad_vector(dim);
   const std::int64_t count = segment.end - segment.begin;
+  const std::int64_t padded_count = shape_.pad_depth(count);
   const std::int64_t rows = std::min(kQueryTiles * shape_.rows, segment.end - row);
   const std::int64_t padded_rows = shape_.pad_rows(rows);
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
@@ -119,7 +119,8 @@ void CpuVision::attend_rows(const Segment& segment, int head, std::int64_t row, 
   const std::int64_t pieces = (dim + kTileDepth - 1) / kTileDepth;
   float* queries = worker.x.reserve(pieces * piece_size);
   for (std::int64_t p = 0; p < pieces; ++p) {
-    copy_rows(q, row, rows, head * dim + p * kTileDepth, std::min(kTileDepth, dim - p * kTileDepth),
+    const std::int64_t first = p * kTileDepth;
+    pack_rows(kernel_, q, {row, rows, head * dim + first, std::min(kTileDepth, dim - first)},
               queries + p * piece_size);
   }
   float* scores = worker.panel.reserve(piece_size);
@@ -132,26 +133,27 @@ void CpuVision::attend_rows(const Segment& segment, int head, std::int64_t row, 
   for (std::int64_t j = 0; j < count; j += kKeyBlock) {
     const std::int64_t some = std::min(kKeyBlock, count - j);
     for (std::int64_t c = 0; c < some; c += shape_.cols) {
-      const float* panel = keys + (j + c) * dim;
+      const float* panel = keys + (j + c) * shape_.pad_depth(dim);
       for (std::int64_t r = 0; r < padded_rows; r += shape_.rows) {
         for (std::int64_t p = 0; p < pieces; ++p) {
-          multiply_tile(queries + p * piece_size + r * kTileStride,
-                        panel + p * kTileDepth * shape_.cols,
-                        std::min(kTileDepth, dim - p * kTileDepth), shape_.cols,
-                        scores + r * kTileStride + c, kTileStride, p > 0);
+          kernel_.multiply(queries + p * piece_size + r * kTileStride,
+                           panel + p * kTileDepth * shape_.cols,
+                           std::min(kTileDepth, dim - p * kTileDepth), shape_.cols,
+                           scores + r * kTileStride + c, kTileStride, p > 0);
         }
       }
     }
     for (std::int64_t r = 0; r < padded_rows; ++r) {
       const float rescale =
           stream_softmax_row(scores + r * kTileStride, some, scale, highest[r], sum[r]);
+      kernel_.pack_row(scores + r * kTileStride, some, scores + r * kTileStride);
       if (j > 0) scale_row(acc + r * padded_dim, padded_dim, rescale);
     }
     for (std::int64_t c = 0; c < padded_dim; c += shape_.cols) {
       const std::int64_t cols = std::min(shape_.cols, padded_dim - c);
       for (std::int64_t r = 0; r < padded_rows; r += shape_.rows) {
-        multiply_tile(scores + r * kTileStride, values + c * count + j * cols, some, cols,
-                      acc + r * padded_dim + c, padded_dim, j > 0);
+        kernel_.multiply(scores + r * kTileStride, values + c * padded_count + j * cols, some, cols,
+                         acc + r * padded_dim + c, padded_dim, j > 0);
       }
     }
   }

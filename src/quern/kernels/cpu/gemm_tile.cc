@@ -1,7 +1,9 @@
 // See gemm_tile.h.
 #include "quern/kernels/cpu/gemm_tile.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 #include <vector>
 
@@ -137,8 +139,8 @@ void pack_bf16(const BF16* weight, std::int64_t stride, std::int64_t rows, std::
   pack_elements(weight, stride, rows, done, depth, panel);
 }
 
-void pack_f32(const float* weight, std::int64_t stride, std::int64_t rows, std::int64_t depth,
-              float* panel) {
+void pack_floats(const float* weight, std::int64_t stride, std::int64_t rows, std::int64_t depth,
+                 float* panel) {
   pack_elements(weight, stride, rows, 0, depth, panel);
 }
 
@@ -257,29 +259,53 @@ HWY_EXPORT(tile_rows);
 HWY_EXPORT(tile_cols);
 HWY_EXPORT(multiply_tile_impl);
 HWY_EXPORT(pack_bf16);
-HWY_EXPORT(pack_f32);
+HWY_EXPORT(pack_floats);
 HWY_EXPORT(finish_row_impl);
 HWY_EXPORT(stream_softmax_impl);
 HWY_EXPORT(scale_row_impl);
 HWY_EXPORT(layer_norm_impl);
 
-TileShape tile_shape() {
-  return {HWY_DYNAMIC_DISPATCH(tile_rows)(), HWY_DYNAMIC_DISPATCH(tile_cols)()};
-}
+namespace {
 
-void multiply_tile(const float* x, const float* panel, std::int64_t depth, std::int64_t cols,
-                   float* sums, std::int64_t sums_stride, bool add) {
+void multiply_vectors(const float* x, const float* panel, std::int64_t depth, std::int64_t cols,
+                      float* sums, std::int64_t sums_stride, bool add) {
   HWY_DYNAMIC_DISPATCH(multiply_tile_impl)(x, panel, depth, cols, sums, sums_stride, add);
 }
 
-void pack_panel(const BF16* weight, std::int64_t weight_stride, std::int64_t rows,
-                std::int64_t depth, float* panel) {
-  HWY_DYNAMIC_DISPATCH(pack_bf16)(weight, weight_stride, rows, depth, panel);
+void pack_bf16_panel(const BF16* weight, std::int64_t stride, std::int64_t rows, std::int64_t depth,
+                     float* panel) {
+  HWY_DYNAMIC_DISPATCH(pack_bf16)(weight, stride, rows, depth, panel);
 }
 
-void pack_panel(const float* weight, std::int64_t weight_stride, std::int64_t rows,
-                std::int64_t depth, float* panel) {
-  HWY_DYNAMIC_DISPATCH(pack_f32)(weight, weight_stride, rows, depth, panel);
+void pack_float_panel(const float* weight, std::int64_t stride, std::int64_t rows,
+                      std::int64_t depth, float* panel) {
+  HWY_DYNAMIC_DISPATCH(pack_floats)(weight, stride, rows, depth, panel);
+}
+
+// Floats stay what they are.
+void copy_row(const float* from, std::int64_t cols, float* to) {
+  if (from != to) std::memcpy(to, from, static_cast<std::size_t>(cols) * sizeof(float));
+}
+
+void copy_values(const float* values, std::int64_t stride, std::int64_t count, std::int64_t filled,
+                 std::int64_t cols, float* panel) {
+  for (std::int64_t j = 0; j < count; ++j, panel += cols) {
+    std::copy_n(values + j * stride, filled, panel);
+    std::fill_n(panel + filled, cols - filled, 0.0F);
+  }
+}
+
+}  // namespace
+
+TileKernel vector_tile_kernel() {
+  const TileShape shape{HWY_DYNAMIC_DISPATCH(tile_rows)(), HWY_DYNAMIC_DISPATCH(tile_cols)()};
+  return {.shape = shape,
+          .part_rows = shape.pad_rows(370),
+          .pack_row = copy_row,
+          .pack_bf16 = pack_bf16_panel,
+          .pack_floats = pack_float_panel,
+          .pack_values = copy_values,
+          .multiply = multiply_vectors};
 }
 
 void finish_row(const float* sums, const float* bias, std::int64_t n, Finish how, float* out) {
