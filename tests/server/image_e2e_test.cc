@@ -430,7 +430,13 @@ TEST_F(ImageE2e, MemoryOfPicturesHasABound) {
   const Answer refused = ask(two);
   EXPECT_EQ(refused.status, 429) << refused.json;
   EXPECT_EQ(ask(ask_about(url)).status, 200);
-  EXPECT_EQ(ask(ask_about(url)).status, 200) << "what ended has given back";
+  // What has ended gives back, perhaps a moment behind its answer.
+  int status = ask(ask_about(url)).status;
+  for (int i = 0; i < 200 && status == 429; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+    status = ask(ask_about(url)).status;
+  }
+  EXPECT_EQ(status, 200);
 }
 
 }  // namespace
