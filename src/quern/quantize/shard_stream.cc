@@ -2,6 +2,7 @@
 #include "quern/quantize/shard_stream.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <unordered_map>
 
@@ -60,8 +61,9 @@ class ShardStream {
     for (const PlannedTensor& tensor : shard.tensors) {
       slot_bytes = std::max(slot_bytes, tensor.kernel->working_bytes({0, 1}));
     }
-    slots_.resize(std::clamp<std::size_t>(
-        static_cast<std::size_t>(limits.memory_budget_bytes / slot_bytes), 1, 4 * limits.threads));
+    const std::uint64_t for_slots = limits.memory_budget_bytes - max_assembled_bytes();
+    slots_.resize(std::clamp<std::size_t>(static_cast<std::size_t>(for_slots / slot_bytes), 1,
+                                          4 * limits.threads));
   }
 
   ShardRecord run() {
@@ -131,15 +133,21 @@ class ShardStream {
     const TensorKernel& kernel = *piece.tensor->kernel;
     const auto& outputs = kernel.outputs();
     hashes_.resize(outputs.size());
+    assembled_.resize(outputs.size());
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const OutputRegion region = kernel.output_region(i, piece.units);
-      const std::uint64_t base = places_.at(outputs[i].name)->begin;
+      const TensorInfo& place = *places_.at(outputs[i].name);
+      const bool assemble = region.lines > 1 && place.bytes() <= max_assembled_bytes();
+      if (assemble) assembled_[i].resize(place.bytes());
       const std::span<const std::byte> bytes = slot.outputs[i];
       for (std::uint64_t line = 0; line < region.lines; ++line) {
         const std::uint64_t offset = region.offset + line * region.stride;
         const auto part = bytes.subspan(line * region.line_bytes, region.line_bytes);
-        file_.write_at(base + offset, part);
-        hashes_[i].add(offset, part);
+        if (assemble) {
+          std::memcpy(assembled_[i].data() + offset, part.data(), part.size());
+        } else {
+          write_part(i, place, offset, part);
+        }
       }
     }
     if (slot.measured) {
@@ -153,21 +161,34 @@ class ShardStream {
     }
   }
 
+  void write_part(std::size_t output, const TensorInfo& place, std::uint64_t offset,
+                  std::span<const std::byte> part) {
+    file_.write_at(place.begin + offset, part);
+    hashes_[output].add(offset, part);
+  }
+
+  // Where a format transposes, a piece is many lines of a few bytes. They are put together in
+  // memory and written at once, unless the tensor is too large for that.
+  std::uint64_t max_assembled_bytes() const { return limits_.memory_budget_bytes / 4; }
+
   void finish_tensor(const PlannedTensor& tensor) {
     const auto& outputs = tensor.kernel->outputs();
     hashes_.resize(outputs.size());
+    assembled_.resize(outputs.size());
     TensorRecord kept{tensor.source.name, tensor.scheme, 0, 0, std::exchange(sum_, std::nullopt)};
     for (const KernelInput& input : tensor.kernel->inputs())
       kept.source_bytes += input.tensor.bytes();
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const TensorInfo& place = *places_.at(outputs[i].name);
       kept.output_bytes += place.bytes();
+      if (!assembled_[i].empty()) write_part(i, place, 0, assembled_[i]);
       record_.xxh3[place.name] =
           hashes_[i].finish(place.bytes(), [&](std::uint64_t offset, std::span<std::byte> out) {
             file_.read_at(place.begin + offset, out);
           });
     }
     hashes_.clear();
+    assembled_.clear();
     if (tensor.action == TensorAction::kQuantize) record_.tensors.push_back(std::move(kept));
   }
 
@@ -182,6 +203,7 @@ class ShardStream {
   std::vector<Slot> slots_;
   // Of the tensor that is being written.
   std::vector<TensorHash> hashes_;
+  std::vector<std::vector<std::byte>> assembled_;  // of outputs whose lines are scattered
   std::optional<WeightStatistics> sum_;
   ShardRecord record_;
 };
