@@ -55,5 +55,14 @@ TEST(Communicator, TrafficIsCounted) {
   });
 }
 
+TEST(Communicator, RanksAgreeOnEqualValuesOnly) {
+  test::ThreadRanks(3).run([](Communicator& comm) {
+    for (const std::int64_t value : {0L, -1L, 5L, INT64_MAX, INT64_MIN}) {
+      EXPECT_TRUE(comm.agree(value)) << value;
+      EXPECT_FALSE(comm.agree(comm.rank() == 1 ? value ^ 4 : value)) << value;
+    }
+  });
+}
+
 }  // namespace
 }  // namespace quern

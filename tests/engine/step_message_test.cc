@@ -77,7 +77,10 @@ TEST(StepMessage, OptionsOfTheRanksComeBack) {
   options.kv_cache_bytes = 5'000'000'000;
   options.moe_backend = kernels::MoeBackend::kEmulation;
   options.images.max_pixels = 12345;
-  options.parallel = {4, true, true, 33, "", false};
+  options.parallel.tensor_parallel_size = 4;
+  options.parallel.enable_expert_parallel = true;
+  options.parallel.encoder_data_parallel = true;
+  options.parallel.timeout_seconds = 33;
   const EngineOptions read = read_rank_setup(parse_json(rank_setup(options).dump(), "test"));
   EXPECT_EQ(read.model_dir, options.model_dir);
   EXPECT_EQ(read.max_num_seqs, 7);

@@ -2,6 +2,7 @@
 #include "quern/distributed/communicator.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <numeric>
 
@@ -95,6 +96,12 @@ void Communicator::broadcast(int root, std::span<std::byte> bytes) {
   QUERN_CHECK(root >= 0 && root < size_);
   count(rank_ == root ? bytes.size() : 0, rank_ == root ? 0 : bytes.size());
   do_broadcast(root, bytes);
+}
+
+bool Communicator::agree(std::int64_t value) {
+  std::array<std::int64_t, 2> range{value, ~value};  // ~ turns the order around
+  all_reduce(Reduction::kMin, range);
+  return range[0] == ~range[1];
 }
 
 void Communicator::barrier() {

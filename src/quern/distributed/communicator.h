@@ -50,6 +50,8 @@ class Communicator {
   // Each value becomes that of the ranks' values.
   void all_reduce(Reduction reduction, std::span<std::int64_t> values);
   void broadcast(int root, std::span<std::byte> bytes);
+  // Whether all ranks have this value.
+  bool agree(std::int64_t value);
   // Ends when all ranks have come.
   void barrier();
 

@@ -39,6 +39,7 @@ struct ParallelOptions {
   int timeout_seconds = 120;           // without a sign of life of a rank
   std::string mpirun_args;             // more words of mpirun's command line
   bool launched = false;  // this process is rank 0's of a job that mpirun or srun has started
+  std::filesystem::path program;  // with the command `rank`; empty = this program
 };
 
 // Names and defaults of `vllm serve` where it has the option.

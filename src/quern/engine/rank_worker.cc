@@ -20,6 +20,7 @@
 #include "quern/distributed/rank_link.h"
 #include "quern/engine/model_host.h"
 #include "quern/engine/step_message.h"
+#include "quern/kernels/factory.h"
 
 namespace quern::engine {
 namespace {
@@ -100,6 +101,9 @@ class RankWorker {
     const std::string text(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
     const EngineOptions options = read_rank_setup(parse_json(text, "setup of the ranks"));
     communicator_.set_timeout(std::chrono::seconds(options.parallel.timeout_seconds));
+    // Every rank computes norms and routing for itself.
+    if (!communicator_.agree(kernels::cpu_arithmetic()))
+      throw Error("the ranks run on different kinds of CPU: their results would not fit together");
     const int on_host = count_on_host(communicator_);
     if (!agree([&] { load(options, on_host); })) return false;
     // The same cache everywhere.

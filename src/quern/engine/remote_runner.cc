@@ -18,7 +18,8 @@ std::vector<std::string> rank_words(const ParallelOptions& options) {
   std::vector<std::string> words;
   if (!options.launched)
     words = mpirun_words(launch_options(options.tensor_parallel_size, options.mpirun_args));
-  words.push_back(std::filesystem::read_symlink("/proc/self/exe").string());
+  words.push_back(options.program.empty() ? std::filesystem::read_symlink("/proc/self/exe").string()
+                                          : options.program.string());
   const auto level = spdlog::level::to_string_view(spdlog::get_level());
   words.insert(words.end(), {"rank", "--timeout", std::to_string(options.timeout_seconds),
                              "--log-level", std::string(level.data(), level.size())});

@@ -45,6 +45,10 @@ struct CpuOptions {
   TileUnit tile_unit = TileUnit::kAuto;
 };
 
+// Equal on two machines: what is computed on both has the same bits. (The order of accumulation
+// follows the vectors of the machine.)
+std::int64_t cpu_arithmetic();
+
 // The fast CPU back end.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 

@@ -1,6 +1,8 @@
 // The CPU back end: weights, embedding, norms, linear products. See cpu_backend.h.
 #include "quern/kernels/cpu/cpu_backend.h"
 
+#include <hwy/targets.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -224,6 +226,8 @@ void CpuBackend::route(const MoeWeights& weights, const MoeSpec& spec, Matrix x,
                    {routing.weights + t * spec.experts_per_token, per_token});
   }
 }
+
+std::int64_t cpu_arithmetic() { return hwy::SupportedTargets(); }
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   return std::make_unique<CpuBackend>(options);
