@@ -90,7 +90,7 @@ void run(const std::filesystem::path& directory) {
   const double before =
       best_seconds([&] { patches = vision::preprocess_image(image, preprocess); });
   std::vector<float> features(static_cast<std::size_t>(patches.num_tokens) *
-                              static_cast<std::size_t>(tower.hidden_size()));
+                              static_cast<std::size_t>(config.vision_config->projection_dim));
   const vision::ImagePatches* one = &patches;
   const double work =
       multiply_adds(*config.vision_config, static_cast<double>(config.projector_hidden_size),
