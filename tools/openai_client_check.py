@@ -4,6 +4,7 @@ Usage: openai_client_check.py BASE_URL     (a server of models/m3-tiny with both
 """
 import asyncio
 import base64
+import json
 import pathlib
 import sys
 
@@ -21,6 +22,92 @@ def check(name, condition, shown=""):
     print(("ok    " if condition else "WRONG ") + name, shown)
     if not condition:
         sys.exit(1)
+
+
+ABSENT = object()
+
+
+def fields(what, found, expected):
+    """Every member that the server sent: exactly these names, each of a type or with a value."""
+    sent = found.model_dump(exclude_unset=True)
+    wanted = {name: value for name, value in expected.items() if value is not ABSENT}
+    check(f"{what}: members", set(sent) == set(wanted), set(sent) ^ set(wanted))
+    for name, value in wanted.items():
+        fits = isinstance(sent[name], value) if isinstance(value, (type, tuple)) else sent[name] == value
+        check(f"{what}: {name}", fits, sent[name])
+
+
+NULL = type(None)
+ANSWER = {"id": str, "choices": list, "created": int, "object": "chat.completion", "service_tier": None, "usage": dict,
+          "system_fingerprint": None, "prompt_logprobs": None, "prompt_token_ids": None, "kv_transfer_params": None}
+MESSAGE = {"role": "assistant", "refusal": None, "annotations": None, "audio": None, "function_call": None}
+CHOICE = {"index": 0, "message": dict, "logprobs": None, "stop_reason": None, "token_ids": None}
+PERSON = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0,
+          "maximum": 99}}, "required": ["name", "age"], "additionalProperties": False}
+
+
+def answered(what, answer, model, message, **choice):
+    fields(what, answer, {**ANSWER, "model": model})
+    usage = answer.usage
+    check(f"{what}: usage adds up", usage.total_tokens == usage.prompt_tokens + usage.completion_tokens > 0, usage)
+    fields(f"{what}: choice", answer.choices[0], {**CHOICE, **choice})
+    fields(f"{what}: message", answer.choices[0].message, {**MESSAGE, **message})
+    return answer.choices[0].message
+
+
+def conversation(client, model):
+    """Thinking, two tool calls with their results, plain and streamed, an answer by a schema, log-probabilities."""
+    ask = lambda **kw: client.chat.completions.create(model=model, **{"temperature": 0, "max_tokens": 120, **kw})
+    messages = [{"role": "user", "content": TOYS}]
+    thought = answered("thinking", ask(messages=messages, extra_body={"chat_template_kwargs": {"thinking_mode": "enabled"}}),
+                       model, {"content": str, "reasoning": str, "tool_calls": ABSENT}, finish_reason="stop")
+    check("thinking: apart", thought.reasoning and "mm:think" not in thought.content + thought.reasoning)
+
+    for turn, (city, weather) in enumerate((("Oslo", "snowy"), ("Athens", "sunny"))):
+        messages = messages[:0] if turn == 0 else messages
+        messages.append({"role": "user", "content": f"What is the weather in {city}?"})
+        request = {"messages": messages, "tools": TOOLS}
+        call = answered(f"call {turn}", ask(**request), model, {"content": None, "reasoning": None, "tool_calls": list},
+                        finish_reason="tool_calls")
+        tool = call.tool_calls[0]
+        fields(f"call {turn}: tool", tool, {"id": str, "type": "function", "function": dict})
+        fields(f"call {turn}: function", tool.function, {"name": "get_weather", "arguments": f'{{"city": "{city}"}}'})
+        check(f"call {turn}: id", tool.id.startswith("chatcmpl-tool-") and len(tool.id) == 46, tool.id)
+        check(f"call {turn}: one", len(call.tool_calls) == 1)
+        stream = list(ask(**request, stream=True, stream_options={"include_usage": True}))
+        deltas = [d for c in stream if c.choices for d in c.choices[0].delta.tool_calls or []]
+        check(f"call {turn}: streamed", deltas[0].id and deltas[0].type == "function" and deltas[0].index == 0
+              and deltas[0].function.name == "get_weather" and all(d.id is None for d in deltas[1:])
+              and "".join(d.function.arguments or "" for d in deltas) == tool.function.arguments)
+        check(f"call {turn}: stream's end", stream[-2].choices[0].finish_reason == "tool_calls" and not stream[-1].choices
+              and stream[-1].usage.total_tokens > 0 and len({c.id for c in stream}) == 1)
+        messages += [call.model_dump(exclude_none=True),
+                     {"role": "tool", "tool_call_id": tool.id,
+                      "content": f'{{"city": "{city}", "temperature": 14, "condition": "{weather}"}}'}]
+        request["messages"] = messages
+        told = answered(f"result {turn}", ask(**request), model, {"content": str, "reasoning": None, "tool_calls": ABSENT},
+                        finish_reason="stop")
+        check(f"result {turn}: told", weather in told.content and city in told.content, told.content)
+        pieces = [c.choices[0].delta for c in ask(**request, stream=True)]
+        check(f"result {turn}: streamed", pieces[0].role == "assistant"
+              and "".join(d.content or "" for d in pieces) == told.content)
+        messages.append(told.model_dump(exclude_none=True))
+
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
+    for seed in range(3):
+        answer = ask(messages=WEATHER, response_format=form, temperature=1, seed=seed, logprobs=True, top_logprobs=2)
+        message = answered(f"schema {seed}", answer, model, {"content": str, "reasoning": (str, NULL), "tool_calls": ABSENT},
+                           logprobs=dict, finish_reason="stop")
+        person = json.loads(message.content)
+        check(f"schema {seed}: valid", list(person) == ["name", "age"] and len(person["name"]) <= 8
+              and 0 <= person["age"] <= 99, person)
+        scores = answer.choices[0].logprobs.content
+        check(f"schema {seed}: a score a token", len(scores) == answer.usage.completion_tokens)
+        for score in scores:
+            raw = bytes(score.bytes).decode(errors="replace")
+            if not (score.logprob <= 0 and len(score.top_logprobs) <= 2 and (raw == score.token or "\ufffd" in score.token)
+                    and all(a.logprob >= b.logprob for a, b in zip(score.top_logprobs, score.top_logprobs[1:]))):
+                check("score", False, score)
 
 
 def completions(client, model):
@@ -146,6 +233,7 @@ def main():
     except openai.BadRequestError as error:
         check("picture from inside", "not public" in str(error))
 
+    conversation(client, model)
     completions(client, model)
     responses(client, model)
 

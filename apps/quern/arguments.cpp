@@ -19,7 +19,7 @@ constexpr std::size_t kMaxConfigBytes = 1 << 20;
 
 constexpr auto kJsonOptions = std::to_array<std::string_view>(
     {"--default-chat-template-kwargs", "--override-generation-config", "--limit-mm-per-prompt",
-     "--mm-processor-kwargs", "--media-io-kwargs"});
+     "--mm-processor-kwargs", "--media-io-kwargs", "--hf-overrides"});
 
 constexpr auto kShortNames = std::to_array<std::pair<std::string_view, std::string_view>>(
     {{"-tp", "--tensor-parallel-size"},

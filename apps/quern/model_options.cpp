@@ -41,20 +41,18 @@ constexpr AcceptedOption kAccepted[] = {
     {"--long-prefill-token-threshold", true, "no effect on answers"},
     {"--async-scheduling", false, "no effect on answers"},
     {"--stream-interval", true, "each step of the engine is sent at once"},
-    {"--scheduling-policy", true, "first come, first served", "fcfs"},
     {"--prefix-caching-hash-algo", true, "tokens are compared, not hashes",
      "sha256, sha256_cbor, xxhash, xxhash_cbor"},
-    {"--quantization", true, "the checkpoint's own quantization_config decides",
-     "quark, mxfp4, fp8, compressed-tensors"},
     {"--load-format", true, "safetensors, mapped", "auto, safetensors"},
     {"--download-dir", true, kLocal},
     {"--revision", true, kLocal},
     {"--tokenizer-revision", true, kLocal},
     {"--tokenizer-mode", true, "tokenizer.json of the checkpoint", "auto, hf"},
-    {"--chat-template-content-format", true, "found out from the template", "auto, string, openai"},
-    {"--logprobs-mode", true, "of the raw logits", "raw_logprobs"},
     {"--speculative-config", true, "no speculation; answers do not depend on it"},
     {"--compilation-config", true, "nothing is compiled"},
+    {"--skip-tokenizer-init", false, "answers are text", nullptr, true},
+    {"--lora-modules", true, "adapters are not applied", nullptr, true},
+    {"--enable-lora", false, "adapters are not applied", nullptr, true},
 };
 
 std::string lower_with_underscores(std::string text) {
@@ -81,6 +79,22 @@ kernels::MoeBackend moe_backend(const std::string& given) {
   }
   spdlog::info("--moe-backend {}: not on this device, native takes its place", given);
   return kernels::MoeBackend::kNative;
+}
+
+engine::LogprobsMode logprobs_mode(const std::string& given) {
+  using engine::LogprobsMode;
+  constexpr std::pair<std::string_view, LogprobsMode> kModes[] = {
+      {"raw_logprobs", LogprobsMode::kRawLogprobs},
+      {"processed_logprobs", LogprobsMode::kProcessedLogprobs},
+      {"raw_logits", LogprobsMode::kRawLogits},
+      {"processed_logits", LogprobsMode::kProcessedLogits}};
+  for (const auto& [name, mode] : kModes) {
+    if (name == lower_with_underscores(given)) return mode;
+  }
+  throw UsageError(
+      "--logprobs-mode: unknown '{}'. Valid options are: raw_logprobs, processed_logprobs, "
+      "raw_logits, processed_logits",
+      given);
 }
 
 void require_name(const char* option, const std::string& given, const char* known) {
@@ -149,9 +163,21 @@ ModelOptions::ModelOptions(CLI::App& app) {
        "Tools are not shown to the model when tool_choice is none");
   flag("--stop-in-reasoning", stop_in_reasoning_,
        "Stop strings end the thinking too (vLLM's behaviour of June 2026)");
-  flag("--trust-request-chat-template", trust_request_template_, "Not supported yet");
+  flag("--trust-request-chat-template", trust_request_template_,
+       "Requests may bring a chat template of their own");
+  flag("--return-tokens-as-token-ids", tokens_as_ids_, "Log-probabilities name tokens token_id:N");
+  option("--scheduling-policy", scheduling_policy_,
+         "fcfs: first come, first served; priority: lower numbers of `priority` first");
+  option("--logprobs-mode", logprobs_mode_,
+         "raw_logprobs, processed_logprobs, raw_logits or processed_logits");
+  option("--quantization", quantization_,
+         "Must be the quant_method of config.json, which decides by itself");
+  option("--tokenizer", tokenizer_, "Directory of tokenizer and chat template (the model's)");
+  option("--hf-overrides", hf_overrides_, "JSON: members of config.json, replaced");
   option("--max-logprobs", max_logprobs_, "Most top_logprobs of a request, -1 = all");
   option("--chat-template", chat_template_, "A file, or the template's text");
+  option("--chat-template-content-format", content_format_,
+         "How the template takes content: auto (found out from it), string or openai");
   option("--default-chat-template-kwargs", template_kwargs_, "JSON: variables of the template");
   option("--generation-config", generation_config_, "auto, vllm (none) or a directory");
   option("--override-generation-config", override_generation_config_, "JSON: sampling defaults");
@@ -207,6 +233,8 @@ server::ChatEngineOptions ModelOptions::resolve(const Rank& launched) const {
     throw UsageError("--kv-cache-dtype: only auto and bfloat16 are supported, got {}",
                      kv_cache_dtype_);
   }
+  require_choice("--scheduling-policy", scheduling_policy_, "fcfs, priority");
+  require_choice("--chat-template-content-format", content_format_, "auto, string, openai");
   require_name("--reasoning-parser", reasoning_parser_, "minimax_m3");
   require_name("--tool-call-parser", tool_parser_, "minimax_m3");
   if (auto_tool_choice_ && tool_parser_.empty()) {
@@ -226,6 +254,10 @@ server::ChatEngineOptions ModelOptions::resolve(const Rank& launched) const {
   options.engine.parallel = parallel(launched);
   options.engine.moe_backend = moe_backend(moe_backend_);
   options.engine.log_stats = !disable_log_stats_;
+  options.engine.logprobs_mode = logprobs_mode(logprobs_mode_);
+  options.engine.quantization = quantization_;
+  options.engine.tokenizer_dir = tokenizer_;
+  options.engine.hf_overrides = json_option(hf_overrides_, "--hf-overrides");
   options.served_model_names = served_names_;
   options.chat_template = chat_template_;
   options.generation_config = generation_config_;
@@ -239,6 +271,11 @@ server::ChatEngineOptions ModelOptions::resolve(const Rank& launched) const {
   options.chat.stop_in_reasoning = stop_in_reasoning_;
   options.chat.exclude_tools_when_tool_choice_none = exclude_tools_;
   options.chat.trust_request_chat_template = trust_request_template_;
+  options.chat.priority_scheduling = lower_with_underscores(scheduling_policy_) == "priority";
+  options.chat.tokens_as_ids = tokens_as_ids_;
+  const std::string format = lower_with_underscores(content_format_);
+  if (format == "openai") options.chat.content_format = ContentFormat::kOpenAi;
+  if (format == "string") options.chat.content_format = ContentFormat::kString;
   options.chat.default_chat_template_kwargs =
       json_option(template_kwargs_, "--default-chat-template-kwargs");
   options.chat.response_role = response_role_;

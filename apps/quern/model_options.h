@@ -62,6 +62,13 @@ class ModelOptions {
   bool exclude_tools_ = false;
   bool stop_in_reasoning_ = false;
   bool trust_request_template_ = false;
+  bool tokens_as_ids_ = false;
+  std::string scheduling_policy_ = "fcfs";
+  std::string logprobs_mode_ = "raw_logprobs";
+  std::string content_format_ = "auto";
+  std::string quantization_;
+  std::string tokenizer_;
+  std::string hf_overrides_;
   bool disable_log_stats_ = false;
   std::string chat_template_;
   std::string template_kwargs_;

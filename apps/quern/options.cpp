@@ -73,6 +73,11 @@ bool is_choice(const std::string& value, std::string_view choices) {
 
 }  // namespace
 
+void require_choice(const char* option, const std::string& value, std::string_view choices) {
+  if (is_choice(value, choices)) return;
+  throw UsageError("{}: unknown '{}'. Valid options are: {}", option, value, choices);
+}
+
 std::string both_spellings(const std::string& name) {
   const std::size_t start = name.find("--");
   const std::string long_name = name.substr(start);
@@ -153,10 +158,11 @@ Json json_option(const std::string& text, const char* option) {
 AcceptedOptions::AcceptedOptions(CLI::App& app, const AcceptedOption* begin,
                                  const AcceptedOption* end) {
   for (const AcceptedOption* option = begin; option != end; ++option) {
-    const std::string help = std::string("accepted: ") + option->note;
-    CLI::Option* parsed = option->takes_value
-                              ? app.add_option(both_spellings(option->name), help)->expected(1)
-                              : app.add_flag(with_opposite(option->name), help);
+    const std::string help =
+        std::string(option->refused ? "refused: " : "accepted: ") + option->note;
+    CLI::Option* parsed = option->takes_value ? app.add_option(both_spellings(option->name), help)
+                                                    ->expected(1, option->refused ? 1 << 20 : 1)
+                                              : app.add_flag(with_opposite(option->name), help);
     parsed->group("Accepted for compatibility");
     options_.push_back({*option, parsed});
   }
@@ -166,9 +172,11 @@ void AcceptedOptions::log() const {
   for (const auto& [option, parsed] : options_) {
     if (parsed->count() == 0) continue;
     const std::string value = option.takes_value ? parsed->results().front() : "";
-    if (option.choices != nullptr && !is_choice(value, option.choices)) {
-      throw UsageError("{}: unknown '{}'. Valid options are: {}", option.name, value,
-                       option.choices);
+    if (option.choices != nullptr) require_choice(option.name, value, option.choices);
+    if (option.refused) {
+      const bool off = option.takes_value ? value.empty() || value == "[]" : !parsed->as<bool>();
+      if (off) continue;
+      throw UsageError("{} is not supported: {}", option.name, option.note);
     }
     spdlog::info("{}{}{}: {}", option.name, value.empty() ? "" : " ", value, option.note);
   }

@@ -29,6 +29,9 @@ void refuse_unknown(const CLI::App& app);
 // 4096, 1k (1000), 1K (1024), 25.6k, m, M, g, G. Throws UsageError naming the option.
 std::int64_t parse_count(const std::string& text, std::string_view option);
 
+// Throws UsageError unless the value is one of "a, b, c", compared without case, '-' and '_' alike.
+void require_choice(const char* option, const std::string& value, std::string_view choices);
+
 // A JSON object, or null for no text. Throws UsageError naming the option.
 Json json_option(const std::string& text, const char* option);
 
@@ -36,15 +39,17 @@ Json json_option(const std::string& text, const char* option);
 struct AcceptedOption {
   const char* name;
   bool takes_value;
-  const char* note;  // what it maps to
+  const char* note;  // what it maps to, or why it is refused
   // Valid values, "a, b, c"; compared without case, '-' and '_' alike. nullptr = any.
   const char* choices = nullptr;
+  bool refused = false;  // it would change answers: an error instead of a line
 };
 // Holds what was given of a table of them.
 class AcceptedOptions {
  public:
   AcceptedOptions(CLI::App& app, const AcceptedOption* begin, const AcceptedOption* end);
-  // One log line for each that was given. Throws UsageError for a value that is not of the choices.
+  // One log line for each that was given. Throws UsageError for a value that is not of the choices,
+  // and for an option that is refused.
   void log() const;
 
  private:

@@ -33,6 +33,10 @@ constexpr AcceptedOption kAccepted[] = {
     {"--enable-per-request-metrics", false, "/metrics has them for all requests together"},
     {"--enable-ssl-refresh", false, "certificates are read at the start"},
     {"--fingerprint-mode", true, "/v1/models shows the fingerprint", "full, hash, custom, none"},
+    {"--middleware", true, "it would be Python code, and none is run here", nullptr, true},
+    {"--tool-parser-plugin", true, "it would be Python code, and none is run here", nullptr, true},
+    {"--tool-server", true, "tools run at the client", nullptr, true},
+    {"--headless", false, "a process without API serves nobody here", nullptr, true},
 };
 
 // A JSON list of strings, as the peer takes them.
@@ -90,6 +94,7 @@ class ServeCommand {
     flag("--disable-uvicorn-access-log", no_access_log_, "No line a request");
     option("--disable-access-log-for-endpoints", quiet_paths_,
            "Paths without a line, for example /health,/metrics");
+    flag("--enable-tokenizer-info-endpoint", tokenizer_info_, "GET /tokenizer_info");
     flag("--disable-fastapi-docs", no_docs_, "No /openapi.json");
     option("--root-path", root_path_, "Prefix of every path, behind a proxy");
     option("--ssl-certfile", http_.tls.certfile,
@@ -127,6 +132,7 @@ class ServeCommand {
     options.api.store_responses = environment("VLLM_ENABLE_RESPONSES_API_STORE") == "1";
     options.api.root_path = root_path();
     options.api.disable_docs = no_docs_;
+    options.tokenizer_info = tokenizer_info_;
     options.front = front_;
     options.front.cors.origins = string_list(origins_, "--allowed-origins");
     options.front.cors.methods = string_list(methods_, "--allowed-methods");
@@ -160,6 +166,7 @@ class ServeCommand {
   std::string quiet_paths_, root_path_;
   bool no_access_log_ = false;
   bool no_docs_ = false;
+  bool tokenizer_info_ = false;
   server::HttpOptions http_;
   std::vector<std::string> api_keys_;
   int max_body_mb_ = 64;

@@ -365,6 +365,81 @@ TEST(Sampler, LogprobsAreOfTheRawLogitsMostProbableFirst) {
   EXPECT_FALSE(sample({1, 2, 2, 0}, c).logprobs);
 }
 
+// --logprobs-mode against the naive sampler: raw numbers are those of the logits as they came in,
+// processed ones of the final distribution. Weights are floats: 2^-23 relative each, and a logit of
+// up to 30 carries its own rounding.
+TEST(Sampler, LogprobsModes) {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal(0, 3);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<float> logits(40);
+    for (float& l : logits) l = normal(random);
+    Case c;
+    c.params.temperature = round % 5 == 0 ? 0.0F : 0.7F;
+    if (round % 2) c.params.top_p = 0.8F;
+    if (round % 3 == 0) c.params.top_k = 7;
+    if (round % 7 == 0) c.params.min_p = 0.05F;
+    c.params.frequency_penalty = 0.5F;
+    c.params.logit_bias = {{3, 2}};
+    c.params.logprobs = -1;
+    c.output = {1, 1, 5};
+    c.key = {random(), 0};
+    Case plain;
+    plain.params.temperature = 1;
+    const auto raw = naive_distribution(logits, plain);
+    Case last = c;  // greedy: penalties and biases only
+    if (c.params.temperature == 0)
+      last.params = plain.params, last.params.frequency_penalty = 0.5F,
+      last.params.logit_bias = {{3, 2}};
+    const auto processed = naive_distribution(logits, last);
+    const auto in = [&](LogprobsMode mode) {
+      return *Sampler(40, mode).sample(logits, c.input()).logprobs;
+    };
+    for (const auto& [mode, expected] : {std::pair(LogprobsMode::kRawLogprobs, &raw),
+                                         std::pair(LogprobsMode::kProcessedLogprobs, &processed)}) {
+      const TokenLogprobs found = in(mode);
+      std::size_t possible = 0;
+      for (const double p : *expected) possible += p > 0 ? 1U : 0U;
+      ASSERT_EQ(found.top.size(), possible) << "round " << round;
+      for (const TokenLogprob& token : found.top) {
+        const double p = (*expected)[static_cast<std::size_t>(token.token_id)];
+        ASSERT_NEAR(static_cast<double>(token.logprob), std::log(p), 1e-4) << "round " << round;
+      }
+    }
+    for (const TokenLogprob& token : in(LogprobsMode::kRawLogits).top) {
+      ASSERT_EQ(token.logprob, logits[static_cast<std::size_t>(token.token_id)]);
+    }
+    const TokenLogprobs cooked = in(LogprobsMode::kProcessedLogits);
+    const TokenLogprobs logprobs = in(LogprobsMode::kProcessedLogprobs);
+    ASSERT_EQ(cooked.top.size(), logprobs.top.size());
+    const float shift = cooked.top[0].logprob - logprobs.top[0].logprob;
+    for (std::size_t i = 0; i < cooked.top.size(); ++i) {
+      ASSERT_EQ(cooked.top[i].token_id, logprobs.top[i].token_id);
+      ASSERT_NEAR(cooked.top[i].logprob - logprobs.top[i].logprob, shift, 1e-4F);
+    }
+    const float scale = c.params.temperature == 0 ? 1 : c.params.temperature;
+    const TokenId first = cooked.top[0].token_id;
+    const float own = logits[static_cast<std::size_t>(first)] + (first == 3 ? 2.0F : 0.0F) -
+                      (first == 1   ? 1.0F
+                       : first == 5 ? 0.5F
+                                    : 0.0F);
+    ASSERT_NEAR(cooked.top[0].logprob, own / scale, 1e-4F);
+  }
+}
+
+TEST(Sampler, AForcedTokenIsTakenWithItsOwnLogprob) {
+  Case c;
+  c.params.top_k = 1;
+  c.params.logprobs = 1;
+  SamplingInput input = c.input();
+  input.forced = 2;
+  const SampledToken result = Sampler(3).sample(std::vector<float>{1, 3, 2}, input);
+  EXPECT_EQ(result.token, 2);
+  EXPECT_EQ(result.logprobs->chosen.token_id, 2);
+  EXPECT_EQ(result.logprobs->rank, 2);
+  EXPECT_EQ(result.logprobs->top[0].token_id, 1);
+}
+
 TEST(Sampler, ScratchOfOneCallDoesNotReachTheNext) {
   Case penalized = greedy();
   penalized.params.frequency_penalty = 1;

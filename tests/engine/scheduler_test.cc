@@ -20,8 +20,9 @@ class SchedulerTest : public ::testing::Test {
     scheduler_ = std::make_unique<Scheduler>(SchedulerOptions{budget, max_seqs}, *pool_, images_);
   }
 
-  Sequence& add(int num_tokens, TokenId first = 0) {
+  Sequence& add(int num_tokens, TokenId first = 0, std::int64_t priority = 0) {
     auto& sequence = *sequences_.emplace_back(std::make_unique<Sequence>());
+    sequence.priority = priority;
     for (int i = 0; i < num_tokens; ++i) sequence.tokens.push_back(first + i);
     sequence.num_prompt_tokens = num_tokens;
     scheduler_->add(sequence);
@@ -101,6 +102,37 @@ TEST_F(SchedulerTest, PreemptsTheYoungestToTheFrontOfTheQueue) {
   EXPECT_EQ(b.num_computed, 0);
   scheduler_->remove(a);
   EXPECT_THAT(step(), ElementsAre("b:0+129*", "c:0+11*"));
+}
+
+TEST_F(SchedulerTest, LowerPriorityNumbersGoFirst) {
+  make(1000, 2, 100);
+  add(5, 0, 3);
+  add(5, 1000, 1);
+  add(5, 2000, 1);
+  add(5, 3000, -4);
+  EXPECT_THAT(step(), ElementsAre("d:0+5*", "b:0+5*")) << "equal ones in order of arrival";
+  add(5, 4000, -9);
+  EXPECT_THAT(step(), ElementsAre("d:5+1*", "b:5+1*")) << "who runs is not sent away for a place";
+  scheduler_->remove(*sequences_[1]);
+  EXPECT_THAT(step(), ElementsAre("d:6+1*", "e:0+5*"));
+  EXPECT_THAT(step(), ElementsAre("e:5+1*", "d:7+1*"));
+  scheduler_->remove(*sequences_[4]);
+  scheduler_->remove(*sequences_[3]);
+  EXPECT_THAT(step(), ElementsAre("c:0+5*", "a:0+5*"));
+}
+
+// vLLM's rule: the largest (priority, arrival) goes, though it was admitted first.
+TEST_F(SchedulerTest, PreemptsTheLargestPriorityNumber) {
+  make(1000, 16, 3, /*caching=*/false);
+  add(10, 0, 7);
+  EXPECT_THAT(step(), ElementsAre("a:0+10*"));
+  add(128, 1000, 2);
+  add(128, 2000, 2);
+  EXPECT_THAT(step(), ElementsAre("a:10+1*", "b:0+128*", "c:0+128*"));
+  EXPECT_THAT(step(), ElementsAre("b:128+1*")) << "b takes the block of a, then c goes itself";
+  EXPECT_EQ(scheduler_->num_preemptions(), 2U);
+  scheduler_->remove(*sequences_[1]);
+  EXPECT_THAT(step(), ElementsAre("c:0+129*", "a:0+12*"));
 }
 
 TEST_F(SchedulerTest, NothingIsAdmittedInAStepThatPreempted) {

@@ -74,6 +74,37 @@ TEST(TokenMask, EqualsBruteForceOnRandomGrammars) {
   EXPECT_GT(masks, 3000);
 }
 
+// Bounded repeats, whose states share parts of masks by the length of tokens: at every place of the
+// text, with tokens of all lengths.
+TEST(TokenMask, EqualsBruteForceInBoundedRepeats) {
+  std::vector<std::string> texts = small_vocabulary();
+  for (const std::size_t length : {5U, 8U, 9U, 16U, 17U, 33U, 64U, 65U, 90U}) {
+    texts.emplace_back(length, 'a');
+    texts.push_back(std::string(length - 1, 'a') + "b");
+    texts.push_back(std::string(length - 1, 'a') + "c");
+  }
+  const auto trie = std::make_shared<const TokenTrie>(texts);
+  for (const char* text : {"root ::= [ab]{0,150} \"c\"", "root ::= ([ab]{1,40} \"c\"){0,8}",
+                           "root ::= x{0,120}\nx ::= \"a\" | \"b\" x \"c\"",
+                           "root ::= ([ab\u00e9]{0,80} \"c\")* \"a\""}) {
+    SCOPED_TRACE(text);
+    GrammarBuilder builder;
+    const RuleId root = parse_ebnf(text, builder);
+    const auto grammar = std::make_shared<const TokenGrammar>(compile(builder, root), trie);
+    std::mt19937 random(3);
+    for (int walk = 0; walk < 4; ++walk) {
+      TokenMatcher matcher(grammar);
+      std::vector<MaskWord> mask(mask_words(trie->vocab_size()));
+      for (int step = 0; step < 60 && matcher.fill(mask); ++step) {
+        ASSERT_EQ(mask, brute_force(matcher, texts)) << "step " << step;
+        std::int32_t token = static_cast<std::int32_t>(random() % texts.size());
+        while (!mask_has(mask, token)) token = (token + 1) % trie->vocab_size();
+        ASSERT_TRUE(matcher.accept(texts[static_cast<std::size_t>(token)]));
+      }
+    }
+  }
+}
+
 TEST(TokenTrie, FindsTextsAndKeepsDuplicates) {
   const std::vector<std::string> texts = {"ab", "", "a", "abc", "b", "ab"};
   const TokenTrie trie(texts);

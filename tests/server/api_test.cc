@@ -7,6 +7,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -103,6 +104,77 @@ TEST_F(ApiTest, KeysProtectTheApiOnly) {
   EXPECT_EQ(ask(models("Authorization: bEARER other\r\n")).first, "HTTP/1.1 200");
   EXPECT_EQ(ask(models("x-api-key: secret\r\n")).first, "HTTP/1.1 200");
   EXPECT_EQ(ask("GET /health HTTP/1.1\r\nHost: a\r\n\r\n").first, "HTTP/1.1 200");
+}
+
+TEST_F(ApiTest, PriorityNeedsItsPolicy) {
+  chat_.priority_scheduling = true;
+  start();
+  std::atomic<std::int64_t> priority = 0;
+  generator_.on_submit = [&](const engine::GenerationRequest& r) { priority = r.priority; };
+  EXPECT_EQ(chat(R"("priority":-7)").first, "HTTP/1.1 200");
+  EXPECT_EQ(priority, -7);
+}
+
+TEST_F(ApiTest, ThinkingBudgetReachesTheEngine) {
+  start();
+  std::atomic<int> budget = -1;
+  generator_.on_submit = [&](const engine::GenerationRequest& r) {
+    budget = r.sampling.thinking_token_budget.value_or(-1);
+  };
+  EXPECT_EQ(chat(R"("thinking_token_budget":7)").first, "HTTP/1.1 200");
+  EXPECT_EQ(budget, 7);
+  EXPECT_EQ(chat("").first, "HTTP/1.1 200");
+  EXPECT_EQ(budget, -1);
+}
+
+// The request's own template, with the token variables of the checkpoint; documents are there too.
+TEST_F(ApiTest, ChatTemplateOfTheRequest) {
+  chat_.trust_request_chat_template = true;
+  start();
+  std::mutex mutex;
+  std::string rendered;
+  generator_.on_submit = [&](const engine::GenerationRequest& r) {
+    const std::lock_guard lock(mutex);
+    rendered = tokenizer_.decode(r.prompt, false);
+  };
+  const auto prompt = [&] {
+    const std::lock_guard lock(mutex);
+    return rendered;
+  };
+  EXPECT_EQ(chat(R"("documents":[{"text":"d"}],"chat_template":)"
+                 R"("{{ documents[0].text }}{% for m in messages %}[{{ m.content }}]{% endfor %}")")
+                .first,
+            "HTTP/1.1 200");
+  EXPECT_EQ(prompt(), "d[hi]");
+  EXPECT_EQ(chat(R"("chat_template_kwargs":{"chat_template":"{{ eos_token }}x"})").first,
+            "HTTP/1.1 200");
+  EXPECT_EQ(prompt(), "[e~[x");
+  for (const char* bad :
+       {"{% for %}", "{{ 1 + }}", "{% for i in range(10**9) %}x{% endfor %}", "{{ raise('x') }}"}) {
+    const auto [status, text] = chat("\"chat_template\":" + Json(bad).dump());
+    EXPECT_EQ(status, "HTTP/1.1 400") << bad << text;
+  }
+}
+
+TEST_F(ApiTest, TokensAsIdsByDefaultUnlessTheRequestSaysOtherwise) {
+  chat_.tokens_as_ids = true;
+  start();
+  generator_.logprobs = true;
+  EXPECT_NE(chat(R"("logprobs":true)").second.find(R"("token":"token_id:0")"), std::string::npos);
+  EXPECT_EQ(chat(R"("logprobs":true,"return_tokens_as_token_ids":false)").second.find("token_id:"),
+            std::string::npos);
+}
+
+TEST_F(ApiTest, TokenizerInfoOnlyWhenAskedFor) {
+  start();
+  EXPECT_EQ(ask(get("/tokenizer_info")).first, "HTTP/1.1 404");
+  EXPECT_EQ(ask(get("/openapi.json")).second.find("tokenizer_info"), std::string::npos);
+}
+
+TEST_F(ApiTest, TokenizerInfo) {
+  options_.tokenizer_info = {{"tokenizer_class", "T"}};
+  start();
+  EXPECT_EQ(ask(get("/tokenizer_info")).second, R"({"tokenizer_class":"T"})");
 }
 
 TEST_F(ApiTest, StreamsTheEventsInOrder) {

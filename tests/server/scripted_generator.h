@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "quern/engine/stop_text.h"
 #include "quern/server/generator.h"
 
 namespace quern::server {
@@ -22,7 +23,10 @@ class ScriptedGenerator final : public Generator {
   std::vector<std::string> pieces{"Hello", " world"};
   std::chrono::milliseconds pause{0};  // between pieces
   bool endless = false;                // repeats the pieces until cancelled
-  bool fail = false;                   // ends with kError instead of kStop
+  bool fail = false;                   // ends with kError instead of `end`
+  engine::FinishReason end = engine::FinishReason::kStop;
+  bool logprobs = false;  // each token with one
+  std::function<void(const engine::GenerationRequest&)> on_submit;
   std::atomic<int> cancelled{0};
   std::atomic<int> submitted{0};
   std::atomic<int> running{0};
@@ -38,6 +42,7 @@ class ScriptedGenerator final : public Generator {
   }
 
   void submit(engine::GenerationRequest request) override {
+    if (on_submit) on_submit(request);
     const std::lock_guard lock(mutex_);
     ++submitted;
     ++running;
@@ -69,13 +74,17 @@ class ScriptedGenerator final : public Generator {
   void play(const engine::GenerationRequest& request) {
     int tokens = 0;
     engine::Output output;
+    engine::StopText stop(request.sampling, request.reasoning);
+    std::string stop_string;
     const auto send = [&](std::string text, std::optional<engine::FinishReason> reason) {
       output = {};
       output.text = std::move(text);
       output.token_ids = {tokens % 100};
+      if (logprobs) output.logprobs = {{{tokens % 100, -1.0F}, 1, {}}};
       output.prompt_tokens = static_cast<int>(request.prompt.size());
       output.completion_tokens = ++tokens;
       output.finish_reason = reason;
+      output.stop_string = stop_string;
       if (reason == engine::FinishReason::kError) output.error = "scripted failure";
       request.on_output(std::move(output));
       if (reason) --running;  // last: a test may then take down what on_output uses
@@ -83,10 +92,18 @@ class ScriptedGenerator final : public Generator {
     do {
       for (const std::string& piece : pieces) {
         if (wait(request.id)) return send("", engine::FinishReason::kAbort);
-        send(piece, std::nullopt);
+        std::string text = stop.push(piece, true);
+        if (stop.matched() == nullptr) {
+          send(std::move(text), std::nullopt);
+          continue;
+        }
+        stop_string = *stop.matched();
+        return send(std::move(text), engine::FinishReason::kStop);
       }
     } while (endless);
-    send("", fail ? engine::FinishReason::kError : engine::FinishReason::kStop);
+    std::string held = fail ? std::string() : stop.finish();
+    if (stop.matched() != nullptr) stop_string = *stop.matched();
+    send(std::move(held), fail ? engine::FinishReason::kError : end);
     const std::lock_guard lock(mutex_);
     stops_.erase(request.id);
   }

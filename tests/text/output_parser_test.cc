@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/text/parser_vectors.h"
+
 namespace quern {
 namespace {
 
@@ -36,59 +38,28 @@ std::string parse_pieces(const std::vector<std::string>& pieces,
   return describe(output);
 }
 
-struct Case {
-  OutputParserOptions options;
-  std::string output;
-  std::string expected;
-};
-
 const OutputParserOptions kAdaptive;
 const OutputParserOptions kEnabled = {.starts_in_reasoning = true};
-const OutputParserOptions kNoTools = {.parse_tools = false};
-const OutputParserOptions kNoReasoning = {.parse_reasoning = false};
 
-const std::vector<Case> kCases = {
-    {kAdaptive, "<mm:think>Need it.</mm:think>Checking." + kCall,
-     R"(reasoning=Need it.|content=Checking.|f{"p": 7})"},
-    {kEnabled, "Need it.</mm:think>" + kCall, R"(reasoning=Need it.|content=null|f{"p": 7})"},
-    {kAdaptive, "18", "reasoning=null|content=18"},
-    {kAdaptive, "", "reasoning=null|content=null"},
-    {kEnabled, "cut by max_tokens", "reasoning=cut by max_tokens|content=null"},
-    // A block inside the reasoning is not executed.
-    {kEnabled, "maybe " + kCall + "</mm:think>no", "reasoning=maybe " + kCall + "|content=no"},
-    {kEnabled, "maybe " + kCall, "reasoning=maybe " + kCall + "|content=null"},
-    // Blank content counts only without calls.
-    {kAdaptive, "</mm:think>\n\n" + kCall, R"(reasoning=null|content=null|f{"p": 7})"},
-    {kAdaptive, "\n\u3000 " + kCall, R"(reasoning=null|content=null|f{"p": 7})"},
-    {kAdaptive, "\n\u3000 x\n" + kCall, "reasoning=null|content=\n\u3000 x\n|f{\"p\": 7}"},
-    {kAdaptive, "\n\u3000 ", "reasoning=null|content=\n\u3000 "},
-    {kAdaptive, "\u3000\u3042", "reasoning=null|content=\u3000\u3042"},
-    {kAdaptive, "\n" + NS + "<tool_call>", "reasoning=null|content=\n"},
-    // Text before the reasoning belongs to the content.
-    {kAdaptive, "a<mm:think>r</mm:think>b" + kCall, R"(reasoning=r|content=ab|f{"p": 7})"},
-    // Held text of both parsers is sent at the end.
-    {kAdaptive, "x" + NS + "<tool_", "reasoning=null|content=x" + NS + "<tool_"},
-    {kAdaptive, "x<mm:th", "reasoning=null|content=x<mm:th"},
-    {kAdaptive,
-     NS + "<tool_call>" + NS + "<invoke name=\"f\">" + NS + "<p>7" + NS + "</p>" + NS + "<q>",
-     R"(reasoning=null|content=null|f{"p": 7})"},
-    {kNoTools, "<mm:think>r</mm:think> " + kCall, "reasoning=r|content= " + kCall},
-    {kNoReasoning, "<mm:think>r</mm:think>" + kCall,
-     R"(reasoning=null|content=<mm:think>r</mm:think>|f{"p": 7})"},
-};
-
+// tests/golden/text/reasoning_parser.json, "messages": one row a case.
 TEST(OutputParser, MessagesAtEveryCut) {
-  for (const Case& c : kCases) {
-    SCOPED_TRACE(c.output);
-    EXPECT_EQ(describe(parse_output(c.output, c.options, tools())), c.expected);
-    for (std::size_t cut = 0; cut <= c.output.size(); ++cut) {
-      ASSERT_EQ(parse_pieces({c.output.substr(0, cut), c.output.substr(cut)}, c.options),
-                c.expected)
+  const Json rows = test::read_vectors("reasoning_parser.json")["messages"];
+  EXPECT_GE(rows.size(), 19U);
+  for (const Json& row : rows) {
+    SCOPED_TRACE(row.dump());
+    const OutputParserOptions options = {.parse_reasoning = row.value("reasoning", true),
+                                         .starts_in_reasoning = row.contains("thinking_mode"),
+                                         .parse_tools = row.value("tools", true)};
+    const std::string output = test::with_markers(row["output"]);
+    const std::string expected = test::with_markers(row["expected"]);
+    EXPECT_EQ(describe(parse_output(output, options, tools())), expected);
+    for (std::size_t cut = 0; cut <= output.size(); ++cut) {
+      ASSERT_EQ(parse_pieces({output.substr(0, cut), output.substr(cut)}, options), expected)
           << cut;
     }
     std::vector<std::string> bytes;
-    for (const char byte : c.output) bytes.emplace_back(1, byte);
-    EXPECT_EQ(parse_pieces(bytes, c.options), c.expected);
+    for (const char byte : output) bytes.emplace_back(1, byte);
+    EXPECT_EQ(parse_pieces(bytes, options), expected);
   }
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/text/parser_vectors.h"
+
 namespace quern {
 namespace {
 
@@ -28,85 +30,38 @@ std::vector<std::string> bytes(const std::string& text) {
   return pieces;
 }
 
-struct Case {
-  bool enabled;
-  std::string output;
-  std::string reasoning;
-  std::string content;
-};
+bool enabled(const Json& row) { return row.contains("thinking_mode"); }
 
-// tests/reasoning/test_minimax_m3_reasoning_parser.py of vLLM, then our own.
-const std::vector<Case> kCases = {
-    {false, "<mm:think>plan</mm:think>answer", "plan", "answer"},
-    {false, "plain answer", "", "plain answer"},
-    {false, "</mm:think>answer", "", "answer"},
-    {false, "XXX</mm:think>YYY", "", "XXX</mm:think>YYY"},
-    {true, "plan</mm:think>answer", "plan", "answer"},
-    {false, "<mm:think>still thinking", "still thinking", ""},
-    {false, "<mm:think>Reasoning content</mm:think>content", "Reasoning content", "content"},
-    // Cut by max_tokens inside reasoning.
-    {true, "still thinking", "still thinking", ""},
-    {true, "", "", ""},
-    {false, "", "", ""},
-    // Text around the reasoning is kept, white space too.
-    {false, "before <mm:think> r </mm:think>\n after", " r ", "before \n after"},
-    {false, "before<mm:think>rest", "rest", "before"},
-    // Only the first pair counts.
-    {false, "<mm:think>a</mm:think>b<mm:think>c</mm:think>", "a", "b<mm:think>c</mm:think>"},
-    {false, "</mm:think>a<mm:think>b", "", "a<mm:think>b"},
-    {true, "a</mm:think>b</mm:think>c", "a", "b</mm:think>c"},
-    // The model repeats the tag that the prompt ended with.
-    {true, "<mm:think>plan</mm:think>answer", "plan", "answer"},
-    {true, "a <mm:think> b</mm:think>c", "a <mm:think> b", "c"},
-    {true, "</mm:think>answer", "", "answer"},
-    // Held text is sent when the stream ends.
-    {false, "answer<mm:thi", "", "answer<mm:thi"},
-    {false, "</mm:thin", "", "</mm:thin"},
-    {true, "plan</mm:think", "plan</mm:think", ""},
-    {true, "<mm:", "<mm:", ""},
-    // False starts.
-    {false, "<<mm:think><</mm:think>x", "<", "<x"},
-    {false, "<mm:<mm:think>r</mm:</mm:think>x", "r</mm:", "<mm:x"},
-    {false, "Gr\u00fc\u00dfe <mm:think>\u6f22\u5b57</mm:think>\U0001f600", "\u6f22\u5b57",
-     "Gr\u00fc\u00dfe \U0001f600"},
-};
-
+// tests/golden/text/reasoning_parser.json: one row a case.
 TEST(ReasoningParser, VectorsAtEveryCut) {
-  for (const Case& c : kCases) {
-    SCOPED_TRACE(c.output);
-    const ReasoningDelta expected{c.reasoning, c.content};
-    EXPECT_EQ(parse(c.enabled, {c.output}), expected);
-    EXPECT_EQ(parse(c.enabled, bytes(c.output)), expected);
-    for (std::size_t cut = 0; cut <= c.output.size(); ++cut) {
-      ASSERT_EQ(parse(c.enabled, {c.output.substr(0, cut), c.output.substr(cut)}), expected) << cut;
+  const Json rows = test::read_vectors("reasoning_parser.json")["outputs"];
+  EXPECT_GE(rows.size(), 25U);
+  for (const Json& row : rows) {
+    const auto output = row["output"].get<std::string>();
+    SCOPED_TRACE(output);
+    const ReasoningDelta expected{row["reasoning"], row["content"]};
+    EXPECT_EQ(parse(enabled(row), {output}), expected);
+    EXPECT_EQ(parse(enabled(row), bytes(output)), expected);
+    for (std::size_t cut = 0; cut <= output.size(); ++cut) {
+      ASSERT_EQ(parse(enabled(row), {output.substr(0, cut), output.substr(cut)}), expected) << cut;
     }
   }
 }
 
 TEST(ReasoningParser, EndOfReasoningAfterEachDelta) {
-  struct Stream {
-    bool enabled;
-    std::vector<std::string> deltas;
+  const Json rows = test::read_vectors("reasoning_parser.json")["streams"];
+  EXPECT_GE(rows.size(), 8U);
+  for (const Json& row : rows) {
+    const auto deltas = row["deltas"].get<std::vector<std::string>>();
+    ReasoningParser parser(enabled(row));
     std::string ended;  // T or F after each delta
-  };
-  const std::vector<Stream> streams = {
-      {false, {"<mm:think>", "plan", "</mm:think>", "answer"}, "FFTT"},
-      {false, {"<mm:think>plan</mm:think>answer"}, "T"},
-      {false, {"</mm:think>", "answer"}, "TT"},
-      {false, {"XXX</mm:think>YYY"}, "T"},
-      {true, {"plan", "</mm:think>", "answer"}, "FTT"},
-      {false, {"plain ", "answer"}, "TT"},
-      {false, {"<mm:", "think>", "Reasoning", " content", "</mm:", "think>", "content"}, "FFFFFTT"},
-      {false, {"</mm:", "think>", "content"}, "FTT"},
-  };
-  for (const Stream& stream : streams) {
-    ReasoningParser parser(stream.enabled);
-    std::string ended;
-    for (const std::string& delta : stream.deltas) {
+    for (const std::string& delta : deltas) {
       parser.feed(delta);
       ended += parser.reasoning_ended() ? 'T' : 'F';
     }
-    EXPECT_EQ(ended, stream.ended) << stream.deltas.front();
+    EXPECT_EQ(ended, row["ended"]) << row.dump();
+    EXPECT_EQ(parse(enabled(row), deltas), (ReasoningDelta{row["reasoning"], row["content"]}))
+        << row.dump();
   }
 }
 

@@ -26,16 +26,52 @@ std::vector<TokenId> eos_token_ids(const ModelConfig& config, const GenerationCo
   return result;
 }
 
+// `overrides` (an object or null) replaces members of the configuration, those of nested objects
+// one by one.
+void merge_overrides(Json& config, const Json& overrides) {
+  if (!overrides.is_object()) return;
+  for (const auto& [key, value] : overrides.items()) {
+    Json& member = config[key];
+    if (member.is_object() && value.is_object()) {
+      merge_overrides(member, value);
+    } else {
+      member = value;
+    }
+  }
+}
+
+ModelConfig read_config(const Checkpoint& checkpoint, const EngineOptions& options) {
+  Json config = checkpoint.config();
+  const auto found = config.find("quantization_config");
+  const Json method_json =
+      found != config.end() && found->is_object() ? found->value("quant_method", Json()) : Json();
+  const std::string method = method_json.is_string() ? method_json.get<std::string>() : "none";
+  if (!options.quantization.empty() && options.quantization != method) {
+    throw Error(
+        "Quantization method specified in the model config ({}) does not match the quantization "
+        "method specified in the `quantization` argument ({}).",
+        method, options.quantization);
+  }
+  if (!options.hf_overrides.is_null() && options.parallel.tensor_parallel_size > 1) {
+    throw Error("hf_overrides: the ranks of tensor_parallel_size {} read config.json as it is",
+                options.parallel.tensor_parallel_size);
+  }
+  merge_overrides(config, options.hf_overrides);
+  return options.hf_overrides.is_null()
+             ? parse_model_config(config)
+             : with_context("--hf-overrides", [&] { return parse_model_config(config); });
+}
+
 }  // namespace
 
 // Members in the order of their dependence: the loop goes first, the mapped files last.
 struct Engine::Impl {
   explicit Impl(const EngineOptions& engine_options)
-      : options((check_options(engine_options), engine_options)),
+      : options(completed(engine_options)),
         checkpoint(Checkpoint::open(options.model_dir)),
-        config(parse_model_config(checkpoint.config())),
+        config(read_config(checkpoint, options)),
         generation_config(read_generation_config(options.model_dir)),
-        tokenizer(Tokenizer::load(options.model_dir)),
+        tokenizer(Tokenizer::load(options.tokenizer_dir)),
         image_config(read_image_config(options, checkpoint, config)) {
     EngineLoopOptions loop_options;
     loop_options.eos_token_ids = eos_token_ids(config, generation_config);
@@ -54,8 +90,15 @@ struct Engine::Impl {
     loop_options.enable_prefix_caching = options.enable_prefix_caching;
     loop_options.seed = options.seed;
     loop_options.max_logprobs = options.max_logprobs;
+    loop_options.logprobs_mode = options.logprobs_mode;
     loop_options.log_stats = options.log_stats;
     loop = std::make_unique<EngineLoop>(loop_options, runner, tokenizer);
+  }
+
+  static EngineOptions completed(EngineOptions options) {
+    check_options(options);
+    if (options.tokenizer_dir.empty()) options.tokenizer_dir = options.model_dir;
+    return options;
   }
 
   // The model in this process, or in several others.

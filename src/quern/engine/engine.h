@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "quern/base/json.h"
 #include "quern/checkpoint/checkpoint.h"
 #include "quern/checkpoint/model_config.h"
 #include "quern/engine/request.h"
@@ -55,8 +56,12 @@ struct EngineOptions {
   int num_threads = 0;  // of a rank; 0 = one per core
   kernels::MoeBackend moe_backend = kernels::MoeBackend::kNative;
   ImageOptions images;
-  int max_logprobs = 20;   // upper bound of SamplingParams::logprobs; -1 = none
-  bool log_stats = false;  // a line with throughput every 10 s while there is work
+  int max_logprobs = 20;  // upper bound of SamplingParams::logprobs; -1 = none
+  LogprobsMode logprobs_mode = LogprobsMode::kRawLogprobs;
+  std::filesystem::path tokenizer_dir;  // empty = model_dir
+  std::string quantization;             // what config.json has to say; empty = anything
+  Json hf_overrides;                    // object merged into config.json, or null
+  bool log_stats = false;               // a line with throughput every 10 s while there is work
   ParallelOptions parallel;
 };
 

@@ -11,6 +11,7 @@
 #include "quern/base/log.h"
 #include "quern/engine/grammar_constraint.h"
 #include "quern/engine/output_processor.h"
+#include "quern/engine/reasoning_budget.h"
 
 namespace quern::engine {
 namespace {
@@ -41,6 +42,10 @@ struct EngineLoop::Generation : Sequence {
     if (request.grammar) {
       constraint.emplace(request.grammar, request.reasoning, tokenizer, eos_token_ids, vocab_size);
     }
+    if (request.sampling.thinking_token_budget) {
+      budget.emplace(*request.sampling.thinking_token_budget, request.reasoning, tokenizer);
+    }
+    priority = request.priority;
     const auto capacity =
         request.prompt.size() + static_cast<std::size_t>(request.sampling.max_tokens);
     tokens.reserve(capacity);
@@ -61,6 +66,7 @@ struct EngineLoop::Generation : Sequence {
   const GenerationRequest request;
   OutputProcessor processor;
   std::optional<GrammarConstraint> constraint;
+  std::optional<ReasoningBudget> budget;
   RandomKey random_key;
   const std::chrono::steady_clock::time_point submitted = std::chrono::steady_clock::now();
   double queue_seconds = -1;                   // until it is known
@@ -77,7 +83,7 @@ EngineLoop::EngineLoop(const EngineLoopOptions& options, StepRunner& runner,
       pool_(options.num_kv_blocks, options.enable_prefix_caching),
       images_(options.encoder_cache_tokens, runner.feature_size()),
       scheduler_(options.scheduler, pool_, images_),
-      sampler_(runner.vocab_size()) {
+      sampler_(runner.vocab_size(), options.logprobs_mode) {
   QUERN_CHECK(options.max_model_len > 0 &&
               blocks_for(options.max_model_len) <= options.num_kv_blocks);
   const auto rows = static_cast<std::size_t>(options.scheduler.max_num_seqs);
@@ -383,7 +389,9 @@ void EngineLoop::sample_token(Generation& generation, std::span<const float> log
       input.allowed = constraint->mask();
       input.only_end = constraint->only_end();
     }
+    if (generation.budget) input.forced = generation.budget->forced();
     SampledToken sampled = sampler_.sample(logits, input);
+    if (generation.budget) generation.budget->accept(sampled.token);
     if (constraint) constraint->accept(sampled.token);
     if (generation.output().empty()) {
       output.prompt_logprobs = std::move(generation.prompt_logprobs);

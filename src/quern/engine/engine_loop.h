@@ -34,6 +34,7 @@ struct EngineLoopOptions {
   int encoder_cache_tokens = 0;  // rows of image features; the largest image a request may bring
   std::uint64_t seed = 0;
   int max_logprobs = 20;
+  LogprobsMode logprobs_mode = LogprobsMode::kRawLogprobs;
   bool log_stats = false;
   std::vector<TokenId> eos_token_ids;
 };

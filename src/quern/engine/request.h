@@ -56,6 +56,8 @@ struct SamplingParams {
   std::optional<int> logprobs;  // number of top alternatives; 0 = only the chosen token, -1 = all
   std::optional<int> prompt_logprobs;           // the same of the prompt's tokens
   std::vector<std::int32_t> logprob_token_ids;  // in place of the top alternatives
+  // Reasoning of more tokens than this is ended by force; none = as long as it takes.
+  std::optional<int> thinking_token_budget;
 
   // Throws InvalidRequest with vLLM's texts, complete with its suffix where it has one
   // ("temperature must be in [0, 2], got 3.0. (parameter=temperature, value=3.0)").
@@ -65,13 +67,23 @@ struct SamplingParams {
 enum class FinishReason : std::uint8_t { kStop, kLength, kAbort, kError };
 std::string_view finish_reason_name(FinishReason reason);  // "stop", "length", "abort", "error"
 
+// Which numbers stand for the probabilities of generated tokens: before or behind penalties,
+// biases, temperature, top_k, top_p and min_p; log-softmax or the logits themselves. A grammar's
+// mask and prompts come before all of it.
+enum class LogprobsMode : std::uint8_t {
+  kRawLogprobs,
+  kProcessedLogprobs,
+  kRawLogits,
+  kProcessedLogits
+};
+
 struct TokenLogprob {
   std::int32_t token_id = 0;
   float logprob = 0;
 };
 
-// One generated token with its log-probability (raw logits) and the top alternatives, most probable
-// first.
+// One generated token with its log-probability (see LogprobsMode) and the top alternatives, most
+// probable first.
 struct TokenLogprobs {
   TokenLogprob chosen;
   int rank = 0;  // of the chosen token: 1 = none is more probable
@@ -121,6 +133,7 @@ struct GenerationRequest {
   std::vector<ImageInput> images;  // by offset, not overlapping
   SamplingParams sampling;
   std::string cache_salt;
+  std::int64_t priority = 0;  // lower ones go first
   ReasoningFormat reasoning;
   std::shared_ptr<const grammar::TokenGrammar> grammar;  // of the answer; null: free
   // Called on the engine thread, in order, the last time with finish_reason set. Must not block.

@@ -34,8 +34,9 @@ void check_finite(std::span<const float> logits) {
 
 }  // namespace
 
-Sampler::Sampler(int vocab_size)
-    : adjusted_(static_cast<std::size_t>(vocab_size)),
+Sampler::Sampler(int vocab_size, LogprobsMode mode)
+    : mode_(mode),
+      adjusted_(static_cast<std::size_t>(vocab_size)),
       counts_(static_cast<std::size_t>(vocab_size)) {
   candidates_.reserve(adjusted_.size());
 }
@@ -50,12 +51,24 @@ SampledToken Sampler::sample(std::span<const float> raw_logits, const SamplingIn
   if (adjusted[index(best)] == kMasked) {
     throw Error("the request's masks (allowed_token_ids, bad_words, min_tokens) leave no token");
   }
+  const SamplingParams& params = input.params;
+  const bool processes =
+      mode_ == LogprobsMode::kProcessedLogprobs || mode_ == LogprobsMode::kProcessedLogits;
+  std::span<const float> scored = processes ? adjusted : logits;
   SampledToken result;
-  result.token =
-      input.params.temperature < kGreedyBelow ? best : draw(adjusted, adjusted[index(best)], input);
-  if (input.params.logprobs) {
+  result.token = best;
+  if (params.temperature >= kGreedyBelow) {
+    const Cut limits = cut(adjusted, adjusted[index(best)], params);
+    find_candidates(adjusted, limits, params.top_p);
+    result.token = draw(input);
+    if (processes && params.logprobs) scored = processed(adjusted, limits, params.top_p);
+  }
+  if (input.forced) result.token = *input.forced;
+  if (params.logprobs) {
+    const bool normalized =
+        mode_ == LogprobsMode::kRawLogprobs || mode_ == LogprobsMode::kProcessedLogprobs;
     result.logprobs =
-        scores(logits, result.token, *input.params.logprobs, input.params.logprob_token_ids);
+        scores(scored, result.token, *params.logprobs, params.logprob_token_ids, normalized);
   }
   return result;
 }
@@ -147,25 +160,31 @@ void Sampler::penalize_counts(const SamplingInput& input) {
   }
 }
 
-TokenId Sampler::draw(std::span<const float> logits, float maximum, const SamplingInput& input) {
-  const SamplingParams& params = input.params;
+Sampler::Cut Sampler::cut(std::span<const float> logits, float maximum,
+                          const SamplingParams& params) {
   const float temperature = std::max(params.temperature, kMinTemperature);
-  const float largest = maximum / temperature;
   const bool limits_k = params.top_k > 0 && index(params.top_k) < logits.size();
-  const float threshold = limits_k ? kth_largest(logits, params.top_k) / temperature : kMasked;
+  return {temperature, maximum / temperature,
+          limits_k ? kth_largest(logits, params.top_k) / temperature : kMasked, params.min_p};
+}
 
+// min_p: p < min_p * p_max, as the weight of p_max is 1.
+float Sampler::Cut::weight(float logit) const {
+  const float weight = std::exp(logit - largest);
+  return logit < threshold || weight < min_p ? 0 : weight;
+}
+
+void Sampler::find_candidates(std::span<const float> logits, const Cut& cut, float top_p) {
   candidates_.clear();
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    const float logit = logits[i] / temperature;
-    if (logit < threshold) continue;
-    const float weight = std::exp(logit - largest);
-    // p < min_p * p_max, as the weight of p_max is 1.
-    if (weight > 0 && weight >= params.min_p) {
-      candidates_.push_back({logit, static_cast<TokenId>(i), weight});
-    }
+    const float logit = logits[i] / cut.temperature;
+    const float weight = cut.weight(logit);
+    if (weight > 0) candidates_.push_back({logit, static_cast<TokenId>(i), weight});
   }
-  if (params.top_p < 1) keep_top_p(params.top_p);
+  if (top_p < 1) keep_top_p(top_p);
+}
 
+TokenId Sampler::draw(const SamplingInput& input) const {
   double total = 0;
   for (const Candidate& candidate : candidates_) total += static_cast<double>(candidate.weight);
   const double target = uniform(input.key, input.output.size()) * total;
@@ -175,6 +194,22 @@ TokenId Sampler::draw(std::span<const float> logits, float maximum, const Sampli
     if (sum > target) return candidate.token;
   }
   return candidates_.back().token;  // target rounded up to the total
+}
+
+// The logits of the candidates. Without top_p also of tokens that are allowed, but so improbable
+// that their weight is 0.
+std::span<const float> Sampler::processed(std::span<const float> logits, const Cut& cut,
+                                          float top_p) {
+  processed_.assign(logits.size(), kMasked);
+  for (const Candidate& candidate : candidates_) {
+    processed_[index(candidate.token)] = candidate.logit;
+  }
+  if (top_p < 1 || cut.min_p > 0) return processed_;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const float logit = logits[i] / cut.temperature;
+    if (logit >= cut.threshold) processed_[i] = logit;
+  }
+  return processed_;
 }
 
 float Sampler::kth_largest(std::span<const float> logits, int k) {
@@ -208,17 +243,17 @@ void Sampler::keep_top_p(float top_p) {
 TokenLogprobs Sampler::log_probabilities(std::span<const float> logits, TokenId chosen,
                                          int num_top) {
   check_finite(logits);
-  return scores(logits, chosen, num_top, {});
+  return scores(logits, chosen, num_top, {}, true);
 }
 
-// l - log(sum of exp) of the raw logits, summed in token order; of the `wanted` tokens if there are
-// any, else of the `num_top` largest (-1 = all), ties by lower token id.
+// l - log(sum of exp), summed in token order, or l itself when not `normalized`; of the `wanted`
+// tokens if there are any, else of the `num_top` largest (-1 = all), ties by lower token id.
 TokenLogprobs Sampler::scores(std::span<const float> logits, TokenId chosen, int num_top,
-                              std::span<const TokenId> wanted) {
+                              std::span<const TokenId> wanted, bool normalized) {
   const float largest = *std::ranges::max_element(logits);
   double sum = 0;
   for (const float logit : logits) sum += static_cast<double>(std::exp(logit - largest));
-  const double log_sum = static_cast<double>(largest) + std::log(sum);
+  const double log_sum = normalized ? static_cast<double>(largest) + std::log(sum) : 0;
   const auto entry = [&](TokenId token) {
     const double logprob = static_cast<double>(logits[index(token)]) - log_sum;
     return TokenLogprob{token, static_cast<float>(std::max(logprob, kLeastLogprob))};

@@ -112,6 +112,10 @@ void SamplingParams::validate(int vocab_size, int max_logprobs) const {
   for (const std::int32_t token : logprob_token_ids) {
     require_tokens("logprob_token_ids", token, vocab_size);
   }
+  if (thinking_token_budget) {
+    require(*thinking_token_budget >= 0, "thinking_token_budget",
+            "must be greater than or equal to 0", *thinking_token_budget);
+  }
   check_logprobs("logprobs", "sample", logprobs, vocab_size, max_logprobs);
   check_logprobs("prompt_logprobs", "prompt", prompt_logprobs, vocab_size, max_logprobs);
 }

@@ -5,6 +5,17 @@
 #include "quern/base/error.h"
 
 namespace quern::engine {
+namespace {
+
+template <typename Queue>
+void insert_in_order(Queue& queue, Sequence& sequence) {
+  const auto before = [](const Sequence* a, const Sequence* b) {
+    return a->priority != b->priority ? a->priority < b->priority : a->arrival < b->arrival;
+  };
+  queue.insert(std::upper_bound(queue.begin(), queue.end(), &sequence, before), &sequence);
+}
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool& pool, EncoderCache& images)
     : options_(options), pool_(pool), images_(images) {
@@ -13,7 +24,10 @@ Scheduler::Scheduler(const SchedulerOptions& options, BlockPool& pool, EncoderCa
   chunks_.reserve(static_cast<std::size_t>(options.max_num_seqs));
 }
 
-void Scheduler::add(Sequence& sequence) { waiting_.push_back(&sequence); }
+void Scheduler::add(Sequence& sequence) {
+  sequence.arrival = ++num_arrived_;
+  insert_in_order(waiting_, sequence);
+}
 
 void Scheduler::remove(Sequence& sequence) {
   if (std::erase(running_, &sequence) == 0) std::erase(waiting_, &sequence);
@@ -42,7 +56,7 @@ bool Scheduler::schedule_running(int& budget) {
     const int count = take_images(sequence, sequence.num_computed,
                                   std::min(sequence.num_tokens() - sequence.num_computed, budget));
     if (count == 0) continue;
-    // The youngest goes first; when that is the sequence itself, it was the last to look at.
+    // The last one goes first; when that is the sequence itself, it was the last to look at.
     while (i < running_.size() && !grow(sequence, sequence.num_computed + count)) {
       preempt_last();
       preempted = true;
@@ -64,7 +78,7 @@ void Scheduler::schedule_waiting(int& budget) {
                        sequence.num_computed + count == sequence.num_tokens()});
     budget -= count;
     waiting_.pop_front();
-    running_.push_back(&sequence);
+    insert_in_order(running_, sequence);
   }
 }
 
@@ -138,12 +152,12 @@ void Scheduler::release_images(Sequence& sequence, int end) {
   }
 }
 
-// To the front of the queue, to be recomputed; its output so far counts as prompt.
+// Back to the queue, to be recomputed; its output so far counts as prompt.
 void Scheduler::preempt_last() {
   Sequence& sequence = *running_.back();
   running_.pop_back();
   release(sequence);
-  waiting_.push_front(&sequence);
+  insert_in_order(waiting_, sequence);
   ++num_preemptions_;
 }
 

@@ -1,5 +1,6 @@
 // Decides which tokens of which sequences make up the next step. Pure logic, no model.
-// Must never let a waiting sequence overtake another, nor a result depend on its decisions.
+// Must never let a waiting sequence overtake one of its priority or a lower number, nor a result
+// depend on its decisions.
 // Proved by tests/engine/scheduler_test.cc.
 #pragma once
 
@@ -28,22 +29,23 @@ struct ScheduledChunk {
   bool samples = false;
 };
 
-// The step of vLLM v1/core/sched/scheduler.py under fcfs. Images: a chunk that holds placeholders
-// of an image holds a reference to it in the encoder cache until all of them are computed; a chunk
-// is cut before an image for which the step or the cache has no room. Sequences belong to the
-// caller and stay until remove(). Not thread-safe.
+// The step of vLLM v1/core/sched/scheduler.py. All is ordered by (priority, arrival), which is
+// first come, first served where priorities are equal; who is last in that order is preempted
+// first. Images: a chunk that holds placeholders of an image holds a reference to it in the encoder
+// cache until all of them are computed; a chunk is cut before an image for which the step or the
+// cache has no room. Sequences belong to the caller and stay until remove(). Not thread-safe.
 class Scheduler {
  public:
   // `pool` outlives the scheduler and holds at least one sequence of the longest length; `images`
   // (outlives it too) holds at least the largest image.
   Scheduler(const SchedulerOptions& options, BlockPool& pool, EncoderCache& images);
 
-  // To the end of the waiting queue.
+  // To the waiting queue, behind all of its priority or a lower number.
   void add(Sequence& sequence);
   // Finished or cancelled: forgets the sequence and frees its blocks.
   void remove(Sequence& sequence);
 
-  // The next step's chunks: running sequences in order of admission, then waiting ones. Valid until
+  // The next step's chunks: running sequences in order, then waiting ones. Valid until
   // the next call; each chunk's blocks are allocated, its images held. Empty only when there is no
   // sequence.
   std::span<const ScheduledChunk> schedule();
@@ -75,8 +77,9 @@ class Scheduler {
   BlockPool& pool_;
   EncoderCache& images_;
   int encoder_budget_ = 0;          // rows that may still be encoded in this step
-  std::vector<Sequence*> running_;  // in order of admission
+  std::vector<Sequence*> running_;  // both by (priority, arrival)
   std::deque<Sequence*> waiting_;
+  std::uint64_t num_arrived_ = 0;
   std::vector<ScheduledChunk> chunks_;
   std::vector<BlockId> hit_;  // scratch of admit()
   std::uint64_t num_preemptions_ = 0;

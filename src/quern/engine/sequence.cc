@@ -1,7 +1,5 @@
 #include "quern/engine/sequence.h"
 
-#include <cstdint>
-
 namespace quern::engine {
 namespace {
 

@@ -3,6 +3,7 @@
 // Proved by tests/engine/scheduler_test.cc.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,8 +33,10 @@ struct Sequence {
   std::vector<SequenceImage> images;     // by offset, not overlapping
   std::vector<std::string> prefix_keys;  // see BlockPool; make_prefix_keys()
   bool reads_prefix_cache = true;        // false: every prompt token has to be computed
+  std::int64_t priority = 0;             // lower ones go first
 
   // Kept by the scheduler.
+  std::uint64_t arrival = 0;         // equal priorities go by it
   int num_computed = 0;              // tokens whose keys and values are in the cache
   std::vector<BlockId> blocks;       // block table
   int num_full_blocks = 0;           // blocks that were offered to the prefix cache

@@ -40,6 +40,10 @@ class Automaton {
   int next(int state, std::uint8_t byte) const {
     return table_[static_cast<std::size_t>(state) * num_classes_ + classes_[byte]];
   }
+  // The states after each class of bytes.
+  std::span<const int> row(int state) const {
+    return std::span(table_).subspan(static_cast<std::size_t>(state) * num_classes_, num_classes_);
+  }
   bool accepting(int state) const { return accepting_[static_cast<std::size_t>(state)] != 0; }
   // Nothing follows: the rule has ended.
   bool final_only(int state) const { return final_only_[static_cast<std::size_t>(state)] != 0; }

@@ -112,6 +112,10 @@ std::shared_ptr<const TokenGrammar> GrammarCache::get(const StructuredOutput& ou
   return grammar;
 }
 
+std::shared_ptr<const TokenGrammar> GrammarCache::known(const StructuredOutput& output) {
+  return find(key_of(output));
+}
+
 std::shared_ptr<const TokenGrammar> GrammarCache::find(const std::string& key) {
   const std::lock_guard lock(mutex_);
   const auto found = places_.find(key);

@@ -44,6 +44,8 @@ class GrammarCache {
   explicit GrammarCache(std::shared_ptr<const TokenTrie> trie) : trie_(std::move(trie)) {}
 
   std::shared_ptr<const TokenGrammar> get(const StructuredOutput& output);
+  // What is there already, or null; takes no time.
+  std::shared_ptr<const TokenGrammar> known(const StructuredOutput& output);
 
   struct Stats {
     std::size_t entries = 0;

@@ -3,6 +3,8 @@
 // Cost: a local walks the trie once, bytes looked up in a table while its rule calls no other:
 // about 2 ns a node, once a state. A mask then is the union of the locals of the states that the
 // sequence is in, and short walks behind the places where a rule ended: O(vocabulary / 32 + those).
+// Where an automaton has many states that only long texts tell apart (strings of a bounded length,
+// long lists), the trie is walked in bands of depth, and states of a class share a band's part.
 #include "quern/grammar/token_mask.h"
 
 #include <algorithm>
@@ -13,7 +15,10 @@
 namespace quern::grammar {
 namespace {
 
-constexpr std::size_t kMaxLocalBytes = std::size_t{16} << 20;  // of one grammar
+constexpr std::size_t kMaxLocalBytes = std::size_t{16} << 20;  // of one grammar, and again of parts
+// Looks at the automaton's table that its classes may cost: a second of 200,000 states would be too
+// much, and what is bounded by a few thousand characters needs less.
+constexpr std::size_t kMaxClassWork = 20'000'000;
 
 std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
@@ -21,28 +26,34 @@ std::size_t index(int i) { return static_cast<std::size_t>(i); }
 // state as long as nothing else is needed, else a set.
 class TrieWalk {
  public:
-  TrieWalk(Stepper& stepper, const TokenTrie& trie, std::span<MaskWord> mask)
-      : stepper_(stepper), trie_(trie), mask_(mask), levels_(index(trie.max_depth()) + 1) {}
+  TrieWalk(Stepper& stepper, const TokenTrie& trie)
+      : stepper_(stepper), trie_(trie), levels_(index(trie.max_depth()) + 1) {}
 
-  // Nodes at which the rule of a kLocal configuration can have ended go to `ends`, if given.
-  void run(int node, std::span<const Configuration> set, std::vector<std::int32_t>* ends) {
+  // Calls take(id) for each token of more than `low` bytes and at most `high`, and end(node) for
+  // each such node at which the rule of a kLocal configuration can have ended; with `low` 0 for
+  // `node` itself too.
+  template <typename Take, typename End>
+  void run(int node, std::span<const Configuration> set, int low, int high, Take&& take,
+           End&& end) {
     const auto nodes = trie_.nodes();
     const int base = nodes[index(node)].depth;
     put(levels_[index(base)], set);
-    if (ends != nullptr && ended(levels_[index(base)])) ends->push_back(node);
-    const int end = nodes[index(node)].end;
-    for (int i = node + 1; i < end;) {
+    if (low == 0 && ended(levels_[index(base)])) end(node);
+    const int last = nodes[index(node)].end;
+    for (int i = node + 1; i < last;) {
       const TokenTrie::Node& at = nodes[index(i)];
       Level& level = levels_[index(at.depth)];
-      if (!step(levels_[index(at.depth) - 1], at.byte, level)) {
+      if (at.reach <= low || !step(levels_[index(at.depth) - 1], at.byte, level)) {
         i = at.end;
         continue;
       }
-      for (int t = at.first_token; t < nodes[index(i) + 1].first_token; ++t) {
-        mask_set(mask_, trie_.tokens()[index(t)]);
+      if (at.depth > low) {
+        for (int t = at.first_token; t < nodes[index(i) + 1].first_token; ++t) {
+          take(trie_.tokens()[index(t)]);
+        }
+        if (at.end > i + 1 && ended(level)) end(i);
       }
-      if (ends != nullptr && at.end > i + 1 && ended(level)) ends->push_back(i);
-      ++i;
+      i = at.depth == high ? at.end : i + 1;
     }
   }
 
@@ -97,47 +108,89 @@ class TrieWalk {
 
   Stepper& stepper_;
   const TokenTrie& trie_;
-  std::span<MaskWord> mask_;
   std::vector<Level> levels_;
 };
 
 }  // namespace
 
+// Bands are only worth their walks where they make classes much larger.
 TokenGrammar::TokenGrammar(Automaton automaton, std::shared_ptr<const TokenTrie> trie)
-    : automaton_(std::move(automaton)), trie_(std::move(trie)) {}
+    : automaton_(std::move(automaton)), trie_(std::move(trie)) {
+  std::vector<int> lengths;
+  for (const int length : {4, 8, 16, 32, 64}) {
+    if (length < trie_->max_depth()) lengths.push_back(length);
+  }
+  lengths.push_back(std::max(1, trie_->max_depth()));
+  const StateClasses all(automaton_, lengths, kMaxClassWork);
+  const int most = all.count(lengths.size() - 1);
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    if (i + 1 == lengths.size() || all.count(i) * 2 < most) bands_.push_back(lengths[i]);
+  }
+  classes_ = std::make_unique<const StateClasses>(automaton_, bands_, kMaxClassWork);
+}
 
-std::shared_ptr<const TokenGrammar::Local> TokenGrammar::local(int state) const {
+template <typename Value, typename Make>
+std::shared_ptr<const Value> TokenGrammar::kept(Cache<Value>& cache, std::uint64_t key,
+                                                Make&& make) const {
   {
     const std::lock_guard lock(mutex_);
-    if (const auto found = locals_.find(state); found != locals_.end()) return found->second;
+    if (const auto found = cache.values.find(key); found != cache.values.end()) {
+      return found->second;
+    }
   }
-  auto computed = compute(state);
-  const std::size_t size =
-      computed->mask.size() * sizeof(MaskWord) + computed->ends.size() * sizeof(std::int32_t);
+  std::shared_ptr<const Value> made = make();
   const std::lock_guard lock(mutex_);
-  const auto [place, added] = locals_.emplace(state, computed);
+  const auto [place, added] = cache.values.emplace(key, made);
   if (!added) return place->second;
-  oldest_first_.push_back(state);
-  local_bytes_ += size;
-  while (local_bytes_ > kMaxLocalBytes && oldest_first_.size() > 1) {
-    const auto old = locals_.find(oldest_first_.front());
-    local_bytes_ -= old->second->mask.size() * sizeof(MaskWord) +
-                    old->second->ends.size() * sizeof(std::int32_t);
-    locals_.erase(old);
-    oldest_first_.pop_front();
+  cache.oldest_first.push_back(key);
+  cache.bytes += made->bytes();
+  while (cache.bytes > kMaxLocalBytes && cache.oldest_first.size() > 1) {
+    const auto old = cache.values.find(cache.oldest_first.front());
+    cache.bytes -= old->second->bytes();
+    cache.values.erase(old);
+    cache.oldest_first.pop_front();
   }
-  return computed;
+  return made;
+}
+
+std::shared_ptr<const TokenGrammar::Local> TokenGrammar::local(int state) const {
+  const auto key = static_cast<std::uint64_t>(classes_->of(state, bands_.size() - 1));
+  return kept(locals_, key, [&] { return compute(state); });
 }
 
 std::shared_ptr<const TokenGrammar::Local> TokenGrammar::compute(int state) const {
   auto local = std::make_shared<Local>();
   local->mask.assign(mask_words(trie_->vocab_size()), 0);
+  for (std::size_t band = 0; band < bands_.size(); ++band) {
+    const auto key = static_cast<std::uint64_t>(band) << 32 |
+                     static_cast<std::uint32_t>(classes_->of(state, band));
+    const auto part = kept(parts_, key, [&] { return compute_part(state, band); });
+    for (const std::int32_t token : part->tokens) mask_set(local->mask, token);
+    for (std::size_t word = 0; word < part->mask.size(); ++word) {
+      local->mask[word] |= part->mask[word];
+    }
+    local->ends.insert(local->ends.end(), part->ends.begin(), part->ends.end());
+  }
+  return local;
+}
+
+std::shared_ptr<const TokenGrammar::Part> TokenGrammar::compute_part(int state,
+                                                                     std::size_t band) const {
+  auto part = std::make_shared<Part>();
   Stepper stepper(automaton_);
   // What the state's calls lead to is found by their own configurations, which any real set holds.
   const std::vector<Configuration> set = {{state, StackPool::kLocal}};
-  TrieWalk walk(stepper, *trie_, local->mask);
-  walk.run(0, set, &local->ends);
-  return local;
+  TrieWalk walk(stepper, *trie_);
+  walk.run(
+      0, set, band == 0 ? 0 : bands_[band - 1], bands_[band],
+      [&](std::int32_t token) { part->tokens.push_back(token); },
+      [&](std::int32_t node) { part->ends.push_back(node); });
+  if (const std::size_t words = mask_words(trie_->vocab_size()); part->tokens.size() > words) {
+    part->mask.assign(words, 0);
+    for (const std::int32_t token : part->tokens) mask_set(part->mask, token);
+    part->tokens = {};
+  }
+  return part;
 }
 
 void TokenGrammar::warm(std::chrono::milliseconds budget) const {
@@ -152,7 +205,9 @@ void TokenGrammar::warm(std::chrono::milliseconds budget) const {
   }
 }
 
-std::size_t TokenGrammar::bytes() const { return automaton_.bytes(); }
+std::size_t TokenGrammar::bytes() const {
+  return automaton_.bytes() + index(automaton_.num_states()) * bands_.size() * sizeof(int);
+}
 
 TokenMatcher::TokenMatcher(std::shared_ptr<const TokenGrammar> grammar)
     : grammar_(std::move(grammar)), matcher_(grammar_->automaton()) {}
@@ -196,8 +251,12 @@ void TokenMatcher::add_surroundings(const TokenGrammar::Local& local, std::span<
   const std::size_t mark = stepper.pool().mark();
   stepper.leave(same_state_, outside_);
   if (!outside_.empty()) {
-    TrieWalk walk(stepper, grammar_->trie(), mask);
-    for (const std::int32_t node : local.ends) walk.run(node, outside_, nullptr);
+    TrieWalk walk(stepper, grammar_->trie());
+    for (const std::int32_t node : local.ends) {
+      walk.run(
+          node, outside_, 0, grammar_->trie().max_depth(),
+          [mask](std::int32_t token) { mask_set(mask, token); }, [](std::int32_t) {});
+    }
   }
   stepper.pool().release(mark);
 }

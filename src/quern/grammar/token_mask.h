@@ -15,6 +15,7 @@
 
 #include "quern/grammar/automaton.h"
 #include "quern/grammar/matcher.h"
+#include "quern/grammar/state_classes.h"
 #include "quern/grammar/token_trie.h"
 
 namespace quern::grammar {
@@ -45,6 +46,8 @@ class TokenGrammar {
   struct Local {
     std::vector<MaskWord> mask;
     std::vector<std::int32_t> ends;
+
+    std::size_t bytes() const { return (mask.size() + ends.size()) * sizeof(std::int32_t); }
   };
   std::shared_ptr<const Local> local(int state) const;
 
@@ -53,15 +56,37 @@ class TokenGrammar {
   std::size_t bytes() const;  // without the locals, which are bounded
 
  private:
+  // What a local says of tokens of some lengths, which a class of states shares.
+  struct Part {
+    std::vector<std::int32_t> tokens;  // or, where there are many,
+    std::vector<MaskWord> mask;
+    std::vector<std::int32_t> ends;
+
+    std::size_t bytes() const {
+      return (tokens.size() + mask.size() + ends.size()) * sizeof(std::int32_t);
+    }
+  };
+  // Kept up to a number of bytes; the oldest goes first.
+  template <typename Value>
+  struct Cache {
+    std::unordered_map<std::uint64_t, std::shared_ptr<const Value>> values;
+    std::deque<std::uint64_t> oldest_first;
+    std::size_t bytes = 0;
+  };
+  template <typename Value, typename Make>
+  std::shared_ptr<const Value> kept(Cache<Value>& cache, std::uint64_t key, Make&& make) const;
+
   std::shared_ptr<const Local> compute(int state) const;
+  std::shared_ptr<const Part> compute_part(int state, std::size_t band) const;
 
   const Automaton automaton_;
   const std::shared_ptr<const TokenTrie> trie_;
+  std::vector<int> bands_;  // the longest tokens of each, ascending
+  std::unique_ptr<const StateClasses> classes_;
 
   mutable std::mutex mutex_;
-  mutable std::unordered_map<int, std::shared_ptr<const Local>> locals_;
-  mutable std::deque<int> oldest_first_;
-  mutable std::size_t local_bytes_ = 0;
+  mutable Cache<Local> locals_;  // by class for all lengths
+  mutable Cache<Part> parts_;    // by band and class
 };
 
 // One sequence under a grammar. Not thread-safe.

@@ -22,8 +22,11 @@ TokenTrie::TokenTrie(const std::vector<std::string>& texts)
   nodes_.push_back({});
   const auto close_to = [&](std::size_t depth) {
     while (path.size() > depth + 1) {
-      nodes_[static_cast<std::size_t>(path.back())].end = static_cast<std::int32_t>(nodes_.size());
+      Node& closed = nodes_[static_cast<std::size_t>(path.back())];
+      closed.end = static_cast<std::int32_t>(nodes_.size());
       path.pop_back();
+      Node& parent = nodes_[static_cast<std::size_t>(path.back())];
+      parent.reach = std::max(parent.reach, closed.reach);
     }
   };
   std::string_view previous;
@@ -37,7 +40,8 @@ TokenTrie::TokenTrie(const std::vector<std::string>& texts)
                         .padding = {},
                         .depth = static_cast<std::int32_t>(path.size() - 1),
                         .end = 0,
-                        .first_token = static_cast<std::int32_t>(tokens_.size())});
+                        .first_token = static_cast<std::int32_t>(tokens_.size()),
+                        .reach = static_cast<std::int32_t>(path.size() - 1)});
     }
     tokens_.push_back(id);
     max_depth_ = std::max(max_depth_, static_cast<int>(bytes.size()));
@@ -50,7 +54,8 @@ TokenTrie::TokenTrie(const std::vector<std::string>& texts)
                     .padding = {},
                     .depth = 0,
                     .end = size,
-                    .first_token = static_cast<std::int32_t>(tokens_.size())});
+                    .first_token = static_cast<std::int32_t>(tokens_.size()),
+                    .reach = 0});
 }
 
 TokenTrie TokenTrie::of(const Tokenizer& tokenizer) {

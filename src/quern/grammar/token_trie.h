@@ -22,6 +22,7 @@ class TokenTrie {
     std::int32_t depth;        // of the root 0
     std::int32_t end;          // behind the subtree
     std::int32_t first_token;  // tokens() from here to the next node's are exactly this text
+    std::int32_t reach;        // the largest depth in the subtree
   };
 
   // `texts[id]`: the bytes of a token; an empty one is in no grammar.

@@ -34,11 +34,14 @@ bool matches(std::string_view pattern, std::string_view path) {
   return end > 0 && rest.substr(end) == pattern.substr(place + kId.size());
 }
 
-std::vector<Route> all_routes() {
+std::vector<Route> all_routes(const ApiOptions& options) {
   std::vector<Route> routes;
   for (const auto& family : {system_routes(), chat_routes(), completion_routes(), tokenize_routes(),
                              responses_routes(), messages_routes()}) {
     std::copy(family.begin(), family.end(), std::back_inserter(routes));
+  }
+  if (options.tokenizer_info.is_null()) {
+    std::erase_if(routes, [](const Route& route) { return route.path == "/tokenizer_info"; });
   }
   return routes;
 }
@@ -48,6 +51,7 @@ std::vector<Route> all_routes() {
 struct Api::Impl {
   Impl(ChatService& service, ApiOptions options)
       : context(service, std::move(options)),
+        routes(all_routes(context.options)),
         description(dump(openapi_json(routes, context.options.version))) {}
 
   asio::awaitable<void> handle(HttpExchange& exchange) {
@@ -99,7 +103,7 @@ struct Api::Impl {
   }
 
   ApiContext context;
-  const std::vector<Route> routes = all_routes();
+  const std::vector<Route> routes;
   const std::string description;  // /openapi.json
 };
 
@@ -111,6 +115,7 @@ Api::~Api() {
   if (context.service.media() != nullptr) context.service.media()->stop();
   context.pool.join();
   context.image_pool.join();
+  context.grammar_pool.join();
 }
 
 asio::awaitable<void> Api::handle(HttpExchange& exchange) { return impl_->handle(exchange); }

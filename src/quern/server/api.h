@@ -24,8 +24,9 @@ struct ApiOptions {
   std::string fingerprint;  // checkpoint and options that decide answers, shown by /v1/models
   ChatWriterOptions writer;
   bool force_include_usage = false;
+  Json tokenizer_info;  // body of /tokenizer_info; null: there is no such route
   std::map<std::string, std::string> cache_config;  // labels of vllm:cache_config_info
-  bool disable_docs = false;     // no /openapi.json
+  bool disable_docs = false;                        // no /openapi.json
   bool store_responses = false;  // /v1/responses keeps answers for later requests
   int preparing_threads = 2;
   int image_threads = 2;  // that decode pictures

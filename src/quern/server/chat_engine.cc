@@ -25,12 +25,16 @@ constexpr const char* kImageEnd = "]<]end of image[>[";
 // vLLM: text with a template's braces or a line break is a template, everything else a path.
 ChatTemplate load_template(const ChatEngineOptions& options) {
   const std::string& given = options.chat_template;
-  if (given.empty()) return ChatTemplate::load(options.engine.model_dir);
+  const std::filesystem::path& dir = options.engine.tokenizer_dir.empty()
+                                         ? options.engine.model_dir
+                                         : options.engine.tokenizer_dir;
+  if (given.empty()) return ChatTemplate::load(dir);
   if (std::filesystem::exists(given)) {
-    return ChatTemplate::parse(read_file(given, kMaxTemplateBytes), given);
+    return ChatTemplate::parse(read_file(given, kMaxTemplateBytes), given,
+                               ChatTemplate::token_variables(dir));
   }
   if (given.find_first_of("{}\n") != std::string::npos) {
-    return ChatTemplate::parse(given, "--chat-template");
+    return ChatTemplate::parse(given, "--chat-template", ChatTemplate::token_variables(dir));
   }
   throw Error("--chat-template {}: no such file, and not a template's text", given);
 }
@@ -136,13 +140,15 @@ std::string fingerprint_of(const ChatEngineOptions& options, const engine::Engin
   const auto text = [](const auto& value) { return value ? fmt::format("{}", *value) : "-"; };
   return hash_text(fmt::format(
       "{}|moe={}|template={}|kwargs={}|reasoning={}|tools={}|stop_in_reasoning={}|len={}|"
-      "{} {} {} {} {} {}|seed={}|images={}",
+      "{} {} {} {} {} {}|seed={}|images={}|overrides={}|tokenizer={}|format={}",
       engine.checkpoint().content_hash(), static_cast<int>(options.engine.moe_backend),
       options.chat_template, chat.default_chat_template_kwargs.dump(), chat.parse_reasoning,
       chat.parse_tools, chat.stop_in_reasoning, chat.max_model_len, text(defaults.temperature),
       text(defaults.top_p), text(defaults.top_k), text(defaults.min_p),
       text(defaults.repetition_penalty), text(defaults.max_new_tokens), options.engine.seed,
-      image_text(engine.image_config())));
+      image_text(engine.image_config()), options.engine.hf_overrides.dump(),
+      options.engine.tokenizer_dir.string(),
+      chat.content_format ? static_cast<int>(*chat.content_format) : -1));
 }
 
 }  // namespace

@@ -56,10 +56,21 @@ asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, HttpExchange& exchange,
     if (result.media.empty()) result.plan = api.service.plan(result.request);
     return result;
   });
-  if (reading.plan) co_return std::move(*reading.plan);
-  put_media(co_await load(*api.service.media(), exchange, take_urls(reading.media)), reading.media);
-  co_return co_await api.on_image_pool(
-      [&api, &reading] { return api.service.plan(reading.request, std::move(reading.media)); });
+  if (!reading.plan) {
+    put_media(co_await load(*api.service.media(), exchange, take_urls(reading.media)),
+              reading.media);
+    reading.plan = co_await api.on_image_pool(
+        [&api, &reading] { return api.service.plan(reading.request, std::move(reading.media)); });
+  }
+  co_await prepare_grammar(api, *reading.plan);
+  co_return std::move(*reading.plan);
+}
+
+asio::awaitable<void> prepare_grammar(ApiContext& api, GenerationPlan& plan) {
+  if (!plan.form) co_return;
+  const bool known = co_await api.on_pool([&api, &plan] { return api.service.has_grammar(plan); });
+  if (known) co_return;
+  co_await api.on_grammar_pool([&api, &plan] { api.service.compile_grammar(plan); });
 }
 
 }  // namespace quern::server

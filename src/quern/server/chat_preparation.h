@@ -1,6 +1,6 @@
 // From a chat request to a plan, for every route that takes messages.
-// Must never hold a thread while media are on their way, nor let pictures delay requests without.
-// Proved by tests/server/image_e2e_test.cc.
+// Must never hold a thread while media are on their way, nor let pictures or grammars delay
+// requests without. Proved by tests/server/image_e2e_test.cc.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -12,9 +12,12 @@
 
 namespace quern::server {
 
+// Compiles the form of the answer, if it has one that is not known yet. Throws ApiError.
+boost::asio::awaitable<void> prepare_grammar(ApiContext& api, GenerationPlan& plan);
+
 // `read` makes the request (on the pool; what it refers to is held by the waiting coroutine). The
 // media of the messages are loaded, unless the client of `exchange` goes meanwhile; then the plan
-// is made. Throws ApiError.
+// is made, its grammar too. Throws ApiError.
 boost::asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, HttpExchange& exchange,
                                               std::function<ChatRequest()> read);
 

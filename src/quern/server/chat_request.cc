@@ -30,6 +30,7 @@ const auto kFields = std::to_array<Field>({
     {"parallel_tool_calls", &ChatRequest::parallel_tool_calls},
     {"include_reasoning", &ChatRequest::include_reasoning},
     {"chat_template", &ChatRequest::chat_template},
+    {"thinking_token_budget", &ChatRequest::thinking_token_budget},
     {"reasoning_effort", &ChatRequest::reasoning_effort},
     {"add_generation_prompt", &ChatRequest::add_generation_prompt},
     {"continue_final_message", &ChatRequest::continue_final_message},
@@ -38,8 +39,6 @@ const auto kFields = std::to_array<Field>({
 
 // Fields that change the answer and that this build does not implement: refused, not ignored.
 constexpr auto kUnsupported = std::to_array<std::string_view>({
-    "thinking_token_budget",
-    "documents",
     "mm_processor_kwargs",
     "media_io_kwargs",
 });
@@ -154,6 +153,7 @@ ChatRequest read_chat_request(const Json& body) {
   reader.read_json("tools", JsonKind::kList, request.tools);
   reader.read_json("tool_choice", JsonKind::kAny, request.tool_choice);
   reader.read_json("chat_template_kwargs", JsonKind::kObject, request.chat_template_kwargs);
+  reader.read_json("documents", JsonKind::kList, request.documents);
   check_messages(request, reader);
   check_tools(request, reader);
   check_tool_choice(request, reader);

@@ -25,6 +25,8 @@ struct ChatRequest : SamplingRequest {
   bool parallel_tool_calls = true;
   bool include_reasoning = true;
   std::string chat_template;
+  std::optional<std::int64_t> thinking_token_budget;
+  Json documents;             // array of objects
   Json chat_template_kwargs;  // object
   std::string reasoning_effort;
   bool add_generation_prompt = true;

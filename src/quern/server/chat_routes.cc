@@ -65,6 +65,8 @@ asio::awaitable<void> chat(ApiContext& api, HttpExchange& exchange) {
 
 }  // namespace
 
-std::vector<Route> chat_routes() { return {{"/v1/chat/completions", {"POST"}, chat, chat_schema}}; }
+std::vector<Route> chat_routes() {
+  return {{"/v1/chat/completions", {"POST"}, chat, chat_schema, kMaybeStreamed}};
+}
 
 }  // namespace quern::server

@@ -69,6 +69,24 @@ std::vector<MediaItem> ChatService::take_media(ChatRequest& request) const {
   return server::take_media(request.messages);
 }
 
+void ChatService::set_thinking_budget(const ChatRequest& request, ChatPlan& plan) const {
+  if (!request.thinking_token_budget) return;
+  const std::int64_t budget = *request.thinking_token_budget;
+  if (budget < 0) {
+    throw parameter_error(
+        fmt::format("thinking_token_budget must be non-negative, got {}.", budget),
+        "thinking_token_budget", budget);
+  }
+  if (!options_.parse_reasoning) {
+    throw parameter_error(
+        "`thinking_token_budget` needs a server with --reasoning-parser: nobody else knows where "
+        "thinking begins and ends.",
+        "thinking_token_budget", budget);
+  }
+  plan.sampling.thinking_token_budget =
+      static_cast<int>(std::min<std::int64_t>(budget, options_.max_model_len));
+}
+
 // Tokens, with placeholders expanded for the images.
 void ChatService::set_prompt(const std::string& text, std::vector<MediaItem> media,
                              const std::string& cache_salt, ChatPlan& plan) const {
@@ -103,13 +121,16 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> me
     placeholders = {options_.images->options().placeholder,
                     options_.images->options().video_placeholder};
   }
-  const Json messages =
-      template_messages(request.messages, template_.content_format(), placeholders);
+  const std::optional<ChatTemplate> own = own_template(request);
+  const ChatTemplate& chat_template = own ? *own : template_;
+  const Json messages = template_messages(
+      request.messages, options_.content_format.value_or(chat_template.content_format()),
+      placeholders);
   std::string prompt;
   try {
-    prompt =
-        template_.render(messages, render_tools ? request.tools : Json(nullptr),
-                         {request.add_generation_prompt, request.continue_final_message}, kwargs);
+    prompt = chat_template.render(messages, render_tools ? request.tools : Json(nullptr),
+                                  {request.add_generation_prompt, request.continue_final_message},
+                                  kwargs);
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
@@ -126,6 +147,7 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> me
   std::optional<std::int64_t> logprobs;
   if (request.logprobs) logprobs = request.top_logprobs;
   plan_sampling(request, options_, asked, logprobs, tokenizer_, plan);
+  set_thinking_budget(request, plan);
 
   const bool starts_inside = starts_in_reasoning(kwargs, prompt);
   plan.parser = {
@@ -141,33 +163,43 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> me
     plan.think_end_id = tokenizer_.token_id(kThinkEnd);
   }
   plan.tools = grammar::with_references_resolved(request.tools);
-  set_grammar(request, choice, plan);
+  set_form(request, choice, plan);
   plan.named_tool = choice == "named";
   plan.parallel_tool_calls = request.parallel_tool_calls;
   plan.include_reasoning = request.include_reasoning;
   return plan;
 }
 
-void ChatService::set_grammar(const ChatRequest& request, const std::string& tool_choice,
-                              ChatPlan& plan) const {
-  if (request.structured_output) {
-    plan.grammar = grammar_of(*request.structured_output, "structured_outputs");
-  } else if (const auto calls = tool_output(plan.tools, tool_choice, request.tool_choice,
-                                            request.parallel_tool_calls)) {
-    plan.grammar = grammar_of(*calls, "tools");
+void ChatService::set_form(const ChatRequest& request, const std::string& tool_choice,
+                           ChatPlan& plan) {
+  plan.form = request.structured_output;
+  plan.form_field = "structured_outputs";
+  if (plan.form) return;
+  if (auto calls =
+          tool_output(plan.tools, tool_choice, request.tool_choice, request.parallel_tool_calls)) {
+    plan.form = std::make_shared<const grammar::StructuredOutput>(std::move(*calls));
+    plan.form_field = "tools";
   }
 }
 
-std::shared_ptr<const grammar::TokenGrammar> ChatService::grammar_of(
-    const grammar::StructuredOutput& output, const std::string& field) const {
+grammar::GrammarCache& ChatService::grammars() const {
   std::call_once(grammars_made_, [this] {
     grammars_ = std::make_unique<grammar::GrammarCache>(
         std::make_shared<const grammar::TokenTrie>(grammar::TokenTrie::of(tokenizer_)));
   });
+  return *grammars_;
+}
+
+bool ChatService::has_grammar(GenerationPlan& plan) const {
+  if (plan.form && !plan.grammar) plan.grammar = grammars().known(*plan.form);
+  return !plan.form || plan.grammar;
+}
+
+void ChatService::compile_grammar(GenerationPlan& plan) const {
   try {
-    return grammars_->get(output);
+    plan.grammar = grammars().get(*plan.form);
   } catch (const Error& error) {
-    throw ApiError(400, error.what(), field);
+    throw ApiError(400, error.what(), plan.form_field);
   }
 }
 
@@ -180,16 +212,32 @@ void ChatService::check_model(const SamplingRequest& request) const {
   throw ApiError(404, fmt::format("The model `{}` does not exist.", request.model), "model");
 }
 
-Json ChatService::template_kwargs(const ChatRequest& request) const {
-  if (!request.chat_template.empty()) {
+// A template may take as much time and output as its bounds allow, so it needs the operator's word.
+std::optional<ChatTemplate> ChatService::own_template(const ChatRequest& request) const {
+  std::string source = request.chat_template;
+  if (source.empty() && request.chat_template_kwargs.is_object()) {
+    const auto inside = request.chat_template_kwargs.find("chat_template");
+    if (inside != request.chat_template_kwargs.end() && inside->is_string()) {
+      source = inside->get<std::string>();
+    }
+  }
+  if (source.empty()) return {};
+  if (!options_.trust_request_chat_template) {
     throw ApiError(400,
-                   options_.trust_request_chat_template
-                       ? "A chat template in the request is not supported by this build yet."
-                       : "Chat template is passed with request, but --trust-request-chat-template "
-                         "is not set. Refused request with untrusted chat template.",
+                   "Chat template is passed with request, but --trust-request-chat-template "
+                   "is not set. Refused request with untrusted chat template.",
                    "chat_template");
   }
+  try {
+    return template_.with_source(std::move(source), "chat_template");
+  } catch (const Error& error) {
+    throw ApiError(400, error.what(), "chat_template");
+  }
+}
+
+Json ChatService::template_kwargs(const ChatRequest& request) const {
   Json kwargs = Json::object();
+  if (request.documents.is_array()) kwargs["documents"] = request.documents;
   const auto merge = [&kwargs](const Json& from) {
     if (!from.is_object()) return;
     for (const auto& [key, value] : from.items()) kwargs[key] = value;
@@ -268,6 +316,7 @@ engine::GenerationRequest ChatService::generation(const GenerationPlan& plan, in
   request.reasoning = plan.reasoning;
   request.grammar = plan.grammar;
   request.cache_salt = plan.cache_salt;
+  request.priority = plan.priority;
   request.on_output = [in_flight = in_flight_, sink, number](engine::Output output) {
     if (output.finish_reason) in_flight->fetch_sub(1);
     (*sink)(number, std::move(output));
@@ -287,7 +336,8 @@ ChatCompletion ChatService::complete(const ChatRequest& request,
   ChatRequest own = request;
   std::vector<MediaItem> media = take_media(own);
   if (!media.empty()) put_media(options_.media->load(take_urls(media)), media);
-  const ChatPlan plan = this->plan(own, std::move(media));
+  ChatPlan plan = this->plan(own, std::move(media));
+  if (!has_grammar(plan)) compile_grammar(plan);
   const auto inbox = std::make_shared<Inbox>();
   start(plan.alone(), [inbox](int choice, engine::Output output) {
     {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,7 +33,8 @@ struct ChatServiceOptions : SamplingLimits {
   bool parse_tools = false;              // --enable-auto-tool-choice and --tool-call-parser
   bool exclude_tools_when_tool_choice_none = false;
   bool trust_request_chat_template = false;
-  Json default_chat_template_kwargs;  // object or null
+  std::optional<ContentFormat> content_format;  // none: what the template wants
+  Json default_chat_template_kwargs;            // object or null
   std::string response_role = "assistant";
   std::shared_ptr<const ImageInputs> images;  // null: requests with images are refused
   std::shared_ptr<MediaLoader> media;         // what brings them in; with `images`
@@ -57,10 +59,10 @@ class ChatService {
   // Renders, tokenizes and checks; takes time in the length of the prompt and for each image.
   // `media`: what take_media() gave, loaded. Throws ApiError.
   ChatPlan plan(const ChatRequest& request, std::vector<MediaItem> media = {}) const;
-  // Compiled, or from the cache. Takes time in the size of a schema; throws ApiError (400) for
-  // `field`.
-  std::shared_ptr<const grammar::TokenGrammar> grammar_of(const grammar::StructuredOutput& output,
-                                                          const std::string& field) const;
+  // True when the plan needs no grammar, or it is known. No: compile_grammar() it, elsewhere.
+  bool has_grammar(GenerationPlan& plan) const;
+  // Compiles the form of the plan's answer. Takes seconds at worst; throws ApiError (400).
+  void compile_grammar(GenerationPlan& plan) const;
   // Throws ApiError (404) for a model that is not served.
   void check_model(const SamplingRequest& request) const;
 
@@ -82,13 +84,16 @@ class ChatService {
   int in_flight() const { return in_flight_->load(); }
 
  private:
+  // The request's own template, if it brings one.
+  std::optional<ChatTemplate> own_template(const ChatRequest& request) const;
+  void set_thinking_budget(const ChatRequest& request, ChatPlan& plan) const;
   void set_prompt(const std::string& text, std::vector<MediaItem> media,
                   const std::string& cache_salt, ChatPlan& plan) const;
   Json template_kwargs(const ChatRequest& request) const;
   // "auto", "none", "required" or "named".
   std::string tool_choice(const ChatRequest& request) const;
-  void set_grammar(const ChatRequest& request, const std::string& tool_choice,
-                   ChatPlan& plan) const;
+  static void set_form(const ChatRequest& request, const std::string& tool_choice, ChatPlan& plan);
+  grammar::GrammarCache& grammars() const;
   engine::GenerationRequest generation(const GenerationPlan& plan, int choice, int number,
                                        const std::shared_ptr<Sink>& sink) const;
   static std::string generation_id(const GenerationPlan& plan, int choice);

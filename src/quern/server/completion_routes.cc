@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "quern/server/answer_json.h"
+#include "quern/server/chat_preparation.h"
 #include "quern/server/completion_request.h"
 #include "quern/server/completion_response.h"
 #include "quern/server/front.h"
@@ -54,7 +55,7 @@ asio::awaitable<void> answer_stream(HttpExchange& exchange, const CompletionPlan
 
 asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
   check_content_type(exchange.request());
-  const CompletionPlan plan = co_await api.on_pool([&api, &exchange] {
+  CompletionPlan plan = co_await api.on_pool([&api, &exchange] {
     CompletionRequest request = parse_completion_request(exchange.request().body);
     if (std::string id = request_id_header(exchange.request()); !id.empty()) {
       request.request_id = std::move(id);
@@ -64,12 +65,12 @@ asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
     CompletionPlan made =
         plan_completion(request, api.service.options(), api.service.options().model_names.front(),
                         api.service.tokenizer());
-    if (request.structured_output) {
-      const auto grammar = api.service.grammar_of(*request.structured_output, "structured_outputs");
-      for (GenerationPlan& prompt : made.prompts) prompt.grammar = grammar;
-    }
+    made.prompts.front().form = request.structured_output;
+    made.prompts.front().form_field = "structured_outputs";
     return made;
   });
+  co_await prepare_grammar(api, plan.prompts.front());
+  for (GenerationPlan& prompt : plan.prompts) prompt.grammar = plan.prompts.front().grammar;
   RunningGenerations running(api, exchange, plan.prompts, co_await asio::this_coro::executor);
   CompletionWriter writer(plan, api.service.tokenizer(), api.options.writer.prompt_tokens_details);
   if (plan.first().stream) {
@@ -82,7 +83,7 @@ asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
 }  // namespace
 
 std::vector<Route> completion_routes() {
-  return {{"/v1/completions", {"POST"}, completions, completion_schema}};
+  return {{"/v1/completions", {"POST"}, completions, completion_schema, kMaybeStreamed}};
 }
 
 }  // namespace quern::server

@@ -131,6 +131,7 @@ Json schema_of(const bool&) { return type_or_null("boolean"); }
 Json schema_of(const std::int64_t&) { return type_or_null("integer"); }
 Json schema_of(const double&) { return type_or_null("number"); }
 Json schema_of(const std::string&) { return type_or_null("string"); }
+Json schema_of(const std::optional<bool>&) { return type_or_null("boolean"); }
 Json schema_of(const std::optional<std::int64_t>&) { return type_or_null("integer"); }
 Json schema_of(const std::optional<double>&) { return type_or_null("number"); }
 Json schema_of(const std::vector<std::int64_t>&) {
@@ -158,18 +159,14 @@ void FieldReader::read(std::string_view name, std::string& value) {
   convert(name, value, to_string);
 }
 
-void FieldReader::read(std::string_view name, std::optional<std::int64_t>& value) {
-  std::int64_t number = 0;
-  if (find(name) == nullptr) return;
-  read(name, number);
-  value = number;
+void FieldReader::read(std::string_view name, std::optional<bool>& value) {
+  if (find(name) != nullptr) read(name, value.emplace());
 }
-
+void FieldReader::read(std::string_view name, std::optional<std::int64_t>& value) {
+  if (find(name) != nullptr) read(name, value.emplace());
+}
 void FieldReader::read(std::string_view name, std::optional<double>& value) {
-  double number = 0;
-  if (find(name) == nullptr) return;
-  read(name, number);
-  value = number;
+  if (find(name) != nullptr) read(name, value.emplace());
 }
 
 void FieldReader::read(std::string_view name, std::vector<std::int64_t>& value) {

@@ -18,6 +18,7 @@ Json schema_of(const bool&);
 Json schema_of(const std::int64_t&);
 Json schema_of(const double&);
 Json schema_of(const std::string&);
+Json schema_of(const std::optional<bool>&);
 Json schema_of(const std::optional<std::int64_t>&);
 Json schema_of(const std::optional<double>&);
 Json schema_of(const std::vector<std::int64_t>&);
@@ -35,6 +36,7 @@ class FieldReader {
   void read(std::string_view name, std::int64_t& value);
   void read(std::string_view name, double& value);
   void read(std::string_view name, std::string& value);
+  void read(std::string_view name, std::optional<bool>& value);
   void read(std::string_view name, std::optional<std::int64_t>& value);
   void read(std::string_view name, std::optional<double>& value);
   void read(std::string_view name, std::vector<std::int64_t>& value);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quern/engine/request.h"
+#include "quern/grammar/structured_output.h"
 
 namespace quern::server {
 
@@ -24,8 +25,13 @@ struct GenerationPlan {
   std::vector<engine::ImageInput> images;
   engine::SamplingParams sampling;
   engine::ReasoningFormat reasoning;
-  std::shared_ptr<const grammar::TokenGrammar> grammar;  // null: the answer is free
+  // What the answer is held to, if anything, and the field that says so; compiled when there is
+  // time.
+  std::shared_ptr<const grammar::StructuredOutput> form;
+  std::string form_field;
+  std::shared_ptr<const grammar::TokenGrammar> grammar;
   std::string cache_salt;
+  std::int64_t priority = 0;
 
   bool return_token_ids = false;
   bool tokens_as_ids = false;  // "token_id:N" instead of the token's text

@@ -40,7 +40,9 @@ Json models_json(const ModelListing& listing) {
                      {{"images", listing.images},
                       {"videos", listing.videos},
                       {"tools", listing.tools},
-                      {"reasoning", listing.reasoning}}},
+                      {"reasoning", listing.reasoning},
+                      {"structured_output", true},
+                      {"context_length", listing.max_model_len}}},
                     {"fingerprint", listing.fingerprint}});
   }
   return {{"object", "list"}, {"data", std::move(data)}};

@@ -38,6 +38,22 @@ Json chat_tool() {
                 {"function"});
 }
 
+// Fields that hold an answer to a form; their details are in docs/structured_output.md.
+void add_structured_output(Json& properties) {
+  properties["response_format"] =
+      any_of({object({{"type", {{"enum", {"text", "json_object", "json_schema"}}}}}, {"type"}),
+              type("null")});
+  properties["structured_outputs"] =
+      any_of({object({{"json", any_of({type("object"), type("string"), type("boolean")})},
+                      {"regex", type("string")},
+                      {"choice", list_of(type("string"))},
+                      {"grammar", type("string")},
+                      {"json_object", type("boolean")},
+                      {"disable_any_whitespace", or_null("boolean")},
+                      {"whitespace_pattern", or_null("string")}}),
+              type("null")});
+}
+
 // "/v1/responses/{id}" has a parameter, and so on.
 Json operation(const Route& route, std::string_view method) {
   Json result = {{"operationId", std::string(method) + " " + std::string(route.path)}};
@@ -52,6 +68,10 @@ Json operation(const Route& route, std::string_view method) {
   const Json error = {{"description", "Error"},
                       {"content", {{"application/json", {{"schema", type("object")}}}}}};
   Json responses = {{"200", {{"description", "Success"}}}};
+  for (const std::string_view media : route.media) {
+    responses["200"]["content"][std::string(media)] = {
+        {"schema", media == "application/json" ? type("object") : type("string")}};
+  }
   for (const char* status :
        {"400", "401", "404", "405", "413", "422", "429", "500", "501", "503"}) {
     responses[status] = error;
@@ -76,6 +96,7 @@ Json openapi_json(std::span<const Route> routes, const std::string& version) {
 
 Json chat_schema() {
   Json properties = sampling_schema();
+  add_structured_output(properties);
   properties.update(chat_fields_schema());
   properties["messages"] = list_of(message());
   properties["tools"] = any_of({list_of(chat_tool()), type("null")});
@@ -85,6 +106,7 @@ Json chat_schema() {
                       {"function", object({{"name", type("string")}}, {"name"})}},
                      {"function"})});
   properties["chat_template_kwargs"] = or_null("object");
+  properties["documents"] = any_of({list_of(type("object")), type("null")});
   return object(std::move(properties), {"messages"});
 }
 
@@ -95,6 +117,7 @@ Json completion_schema() {
   properties["max_tokens"] = or_null("integer");
   properties["logprobs"] = or_null("integer");
   properties["echo"] = or_null("boolean");
+  add_structured_output(properties);
   return object(std::move(properties), {"prompt"});
 }
 

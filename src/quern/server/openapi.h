@@ -13,6 +13,10 @@ namespace quern::server {
 
 Json openapi_json(std::span<const Route> routes, const std::string& version);
 
+// The media types of routes whose answers may stream.
+inline const std::vector<std::string_view> kMaybeStreamed = {"application/json",
+                                                             "text/event-stream"};
+
 // Schemas of request bodies.
 Json chat_schema();
 Json completion_schema();

@@ -39,6 +39,12 @@ struct ApiContext {
     return on_pool(image_pool, std::move(work));
   }
 
+  // The same for forms of answers that have to be compiled, which may take seconds.
+  template <typename Work, typename Result = std::invoke_result_t<Work>>
+  boost::asio::awaitable<Result> on_grammar_pool(Work work) {
+    return on_pool(grammar_pool, std::move(work));
+  }
+
   ChatService& service;
   ApiOptions options;
   std::shared_ptr<Metrics> metrics;
@@ -47,6 +53,7 @@ struct ApiContext {
   // Last: joined before what their work uses goes away.
   boost::asio::thread_pool pool;
   boost::asio::thread_pool image_pool;
+  boost::asio::thread_pool grammar_pool{1};
 
  private:
   template <typename Work, typename Result = std::invoke_result_t<Work>>
@@ -64,14 +71,16 @@ struct Route {
   std::string_view path;  // "{id}" stands for one segment
   std::vector<std::string_view> methods;
   RouteHandler handler;
-  Json (*schema)() = nullptr;  // of the body of a POST, for /openapi.json
+  // For /openapi.json: the schema of a POST's body, and the media types of answers.
+  Json (*schema)() = nullptr;
+  std::vector<std::string_view> media = {"application/json"};
 };
 
 // One function a family, each in a file of its own name.
 std::vector<Route> system_routes();      // health, ping, version, load, metrics, models
 std::vector<Route> chat_routes();        // /v1/chat/completions
 std::vector<Route> completion_routes();  // /v1/completions
-std::vector<Route> tokenize_routes();    // /tokenize, /detokenize
+std::vector<Route> tokenize_routes();    // /tokenize, /detokenize, /tokenizer_info
 std::vector<Route> responses_routes();   // /v1/responses, /v1/responses/{id}, .../cancel
 std::vector<Route> messages_routes();    // /v1/messages, /v1/messages/count_tokens
 

@@ -150,6 +150,12 @@ void plan_sampling(const SamplingRequest& request, const SamplingLimits& limits,
                    const Tokenizer& tokenizer, GenerationPlan& plan) {
   static std::atomic<std::uint64_t> next_serial = 0;
   plan.serial = ++next_serial;
+  if (request.priority != 0 && !limits.priority_scheduling) {
+    throw parameter_error(
+        "`priority` other than 0 needs `--scheduling-policy priority`, and this server schedules "
+        "first come, first served.",
+        "priority", request.priority);
+  }
   plan.sampling = sampling_params(request, limits, tokenizer);
   if (logprobs) plan.sampling.logprobs = to_int(*logprobs);
   plan.sampling.max_tokens =
@@ -163,7 +169,8 @@ void plan_sampling(const SamplingRequest& request, const SamplingLimits& limits,
   plan.created = unix_time();
   plan.cache_salt = request.cache_salt;
   plan.return_token_ids = request.return_token_ids;
-  plan.tokens_as_ids = request.return_tokens_as_token_ids;
+  plan.tokens_as_ids = request.return_tokens_as_token_ids.value_or(limits.tokens_as_ids);
+  plan.priority = request.priority;
   plan.stream = request.stream;
   plan.include_usage = request.include_usage;
   plan.continuous_usage = request.include_usage && request.continuous_usage_stats;

@@ -22,6 +22,8 @@ struct SamplingLimits {
   int max_logprobs = 20;
   GenerationConfig defaults;  // sampling defaults of the checkpoint or the operator
   bool stop_in_reasoning = false;
+  bool priority_scheduling = false;  // --scheduling-policy priority
+  bool tokens_as_ids = false;        // --return-tokens-as-token-ids
 };
 
 // The largest number of tokens that a prompt may have beside `output_tokens`.

@@ -15,8 +15,9 @@ namespace {
 // The members whose type says all about how they are read.
 using Member = std::variant<
     bool SamplingRequest::*, std::int64_t SamplingRequest::*, double SamplingRequest::*,
-    std::string SamplingRequest::*, std::optional<std::int64_t> SamplingRequest::*,
-    std::optional<double> SamplingRequest::*, std::vector<std::int64_t> SamplingRequest::*>;
+    std::string SamplingRequest::*, std::optional<bool> SamplingRequest::*,
+    std::optional<std::int64_t> SamplingRequest::*, std::optional<double> SamplingRequest::*,
+    std::vector<std::int64_t> SamplingRequest::*>;
 
 struct Field {
   std::string_view name;
@@ -206,12 +207,6 @@ void check_sampling_request(const SamplingRequest& request, const Json& body) {
   if (request.request_id.size() > kMaxRequestId) {
     throw ApiError(400, fmt::format("`request_id` can have at most {} bytes.", kMaxRequestId),
                    "request_id");
-  }
-  if (request.priority != 0) {
-    throw parameter_error(
-        "`priority` other than 0 needs the scheduling policy `priority`, and this "
-        "server schedules first come, first served.",
-        "priority", request.priority);
   }
   refuse_unsupported(body);
 }

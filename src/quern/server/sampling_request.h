@@ -45,7 +45,7 @@ struct SamplingRequest {
       structured_output;  // response_format and its like
   bool skip_special_tokens = true;
   bool return_token_ids = false;
-  bool return_tokens_as_token_ids = false;
+  std::optional<bool> return_tokens_as_token_ids;  // none: --return-tokens-as-token-ids
   bool stream = false;
   bool include_usage = false;           // stream_options
   bool continuous_usage_stats = false;  // stream_options

@@ -18,6 +18,7 @@ struct ServerOptions {
   ApiOptions api;  // root and fingerprint are filled in
   HttpOptions http;
   FrontOptions front;
+  bool tokenizer_info = false;  // --enable-tokenizer-info-endpoint
 };
 
 class Server {

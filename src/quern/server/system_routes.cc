@@ -53,9 +53,12 @@ asio::awaitable<void> models(ApiContext& api, HttpExchange& exchange) {
 
 std::vector<Route> system_routes() {
   return {
-      {"/health", {"GET", "HEAD"}, health}, {"/ping", {"GET", "POST", "HEAD"}, health},
-      {"/version", {"GET"}, version},       {"/load", {"GET"}, load},
-      {"/metrics", {"GET"}, metrics},       {"/v1/models", {"GET"}, models},
+      {"/health", {"GET", "HEAD"}, health, nullptr, {}},
+      {"/ping", {"GET", "POST", "HEAD"}, health, nullptr, {}},
+      {"/version", {"GET"}, version},
+      {"/load", {"GET"}, load},
+      {"/metrics", {"GET"}, metrics, nullptr, {"text/plain"}},
+      {"/v1/models", {"GET"}, models},
   };
 }
 

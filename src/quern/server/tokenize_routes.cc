@@ -1,4 +1,4 @@
-// POST /tokenize, /detokenize: text or messages to ids, ids to text.
+// POST /tokenize, /detokenize, GET /tokenizer_info: text or messages to ids, ids to text.
 // Must never start a generation. Proved by tests/server/tokenize_test.cc.
 #include <fmt/format.h>
 
@@ -105,11 +105,17 @@ asio::awaitable<void> detokenize(ApiContext& api, HttpExchange& exchange) {
   co_await exchange.respond(std::move(response));
 }
 
+asio::awaitable<void> tokenizer_info(ApiContext& api, HttpExchange& exchange) {
+  HttpResponse response = json_response(200, api.options.tokenizer_info);
+  co_await exchange.respond(std::move(response));
+}
+
 }  // namespace
 
 std::vector<Route> tokenize_routes() {
   return {{"/tokenize", {"POST"}, tokenize, tokenize_schema},
-          {"/detokenize", {"POST"}, detokenize, detokenize_schema}};
+          {"/detokenize", {"POST"}, detokenize, detokenize_schema},
+          {"/tokenizer_info", {"GET"}, tokenizer_info}};
 }
 
 }  // namespace quern::server

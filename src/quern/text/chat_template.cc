@@ -168,17 +168,25 @@ ChatTemplate::ChatTemplate(Template main, std::string name, Json variables, Cont
       content_format_(format) {}
 
 ChatTemplate ChatTemplate::parse(std::string source, std::string name, Json variables) {
+  if (source.size() > kMaxTemplateBytes) {
+    throw Error("{}: a template of at most {} bytes is expected, found {}", name, kMaxTemplateBytes,
+                source.size());
+  }
   Template parsed = Template::parse(std::move(source), name, kChatSyntax);
   const ContentFormat format = detect_content_format(jinja::tree_of(parsed));
   return ChatTemplate(std::move(parsed), std::move(name), std::move(variables), format);
 }
 
+Json ChatTemplate::token_variables(const std::filesystem::path& dir) {
+  Json variables = Json::object();
+  add_token_variables(read_config(dir / "tokenizer_config.json"), variables);
+  add_token_variables(read_config(dir / "special_tokens_map.json"), variables);
+  return variables;
+}
+
 ChatTemplate ChatTemplate::load(const std::filesystem::path& dir) {
   const Json config = read_config(dir / "tokenizer_config.json");
-  Json variables = Json::object();
-  add_token_variables(config, variables);
-  add_token_variables(read_config(dir / "special_tokens_map.json"), variables);
-
+  Json variables = token_variables(dir);
   const auto path = dir / "chat_template.jinja";
   if (std::filesystem::exists(path)) {
     return parse(read_file(path, kMaxTemplateBytes), path.string(), std::move(variables));

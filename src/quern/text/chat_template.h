@@ -34,6 +34,12 @@ class ChatTemplate {
   static ChatTemplate load(const std::filesystem::path& dir);
   // `variables` (an object) is visible to the template below everything else.
   static ChatTemplate parse(std::string source, std::string name, Json variables = Json::object());
+  // The token variables of a checkpoint.
+  static Json token_variables(const std::filesystem::path& dir);
+  // Another template with the same variables.
+  ChatTemplate with_source(std::string source, std::string name) const {
+    return parse(std::move(source), std::move(name), variables_);
+  }
 
   // `messages`: array of objects; `tools`: array or null; `kwargs`: object or null
   // (chat_template_kwargs of the request, which win over the tokens' variables). Arguments of tool
