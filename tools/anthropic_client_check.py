@@ -2,6 +2,7 @@
 
 Usage: anthropic_client_check.py BASE_URL     (a server of models/m3-tiny with both parsers)
 """
+import json
 import sys
 
 import anthropic
@@ -19,6 +20,58 @@ def check(name, condition, shown=""):
         sys.exit(1)
 
 
+def fields(what, found, expected):
+    """Every member that the server sent: exactly these names, each of a type or with a value."""
+    sent = found.model_dump(exclude_unset=True)
+    check(f"{what}: members", set(sent) == set(expected), set(sent) ^ set(expected))
+    for name, value in expected.items():
+        fits = isinstance(sent[name], value) if isinstance(value, type) else sent[name] == value
+        check(f"{what}: {name}", fits, sent[name])
+
+
+def conversation(client, model, common):
+    """Thinking, two calls with their results, each plain and streamed, an answer by a schema."""
+    def both(what, stop_reason, **request):
+        whole = client.messages.create(**common, **request)
+        fields(what, whole, {"id": str, "type": "message", "role": "assistant", "content": list, "model": model,
+                             "stop_reason": stop_reason, "stop_sequence": None, "usage": dict})
+        check(f"{what}: usage", whole.usage.input_tokens > 0 < whole.usage.output_tokens, whole.usage)
+        with client.messages.stream(**common, **request) as stream:
+            kinds = [event.type for event in stream]
+            streamed = stream.get_final_message()
+        check(f"{what}: events", kinds[0] == "message_start" and kinds[-1] == "message_stop"
+              and kinds.count("content_block_start") == kinds.count("content_block_stop") == len(whole.content))
+        clean = lambda block: {k: v for k, v in block.model_dump().items() if k not in ("id", "signature")}
+        check(f"{what}: streamed", [clean(b) for b in streamed.content] == [clean(b) for b in whole.content]
+              and streamed.stop_reason == stop_reason and streamed.usage.output_tokens == whole.usage.output_tokens)
+        return whole
+
+    thought = both("thinking", "end_turn", messages=[{"role": "user", "content": TOYS}],
+                   extra_body={"temperature": 0, "chat_template_kwargs": {"thinking_mode": "enabled"}})
+    fields("thinking: block", thought.content[0], {"type": "thinking", "thinking": str, "signature": str})
+    fields("thinking: text", thought.content[1], {"type": "text", "text": str})
+    messages = []
+    plain = {"extra_body": {"temperature": 0}, "tools": TOOLS}
+    for turn, (city, weather) in enumerate((("Oslo", "snowy"), ("Athens", "sunny"))):
+        messages.append({"role": "user", "content": f"What is the weather in {city}?"})
+        asked = both(f"call {turn}", "tool_use", messages=messages, **plain)
+        call = asked.content[-1]
+        fields(f"call {turn}: block", call, {"type": "tool_use", "id": str, "name": "get_weather", "input": {"city": city}})
+        messages += [{"role": "assistant", "content": [block.model_dump(exclude_unset=True) for block in asked.content]},
+                     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call.id, "content":
+                      f'{{"city": "{city}", "temperature": 14, "condition": "{weather}"}}'}]}]
+        told = both(f"result {turn}", "end_turn", messages=messages, **plain)
+        fields(f"result {turn}: block", told.content[-1], {"type": "text", "text": str})
+        check(f"result {turn}: told", weather in told.content[-1].text and city in told.content[-1].text, told.content)
+        messages.append({"role": "assistant", "content": [block.model_dump(exclude_unset=True) for block in told.content]})
+    person = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"enum": [1, 2]}},
+              "required": ["name", "age"]}
+    formed = both("schema", "end_turn", messages=WEATHER, extra_body={
+        "temperature": 0, "output_config": {"format": {"type": "json_schema", "schema": person}}})
+    answer = json.loads(formed.content[-1].text)
+    check("schema: valid", list(answer) == ["name", "age"] and len(answer["name"]) <= 8 and answer["age"] in (1, 2), answer)
+
+
 def main():
     client = anthropic.Anthropic(base_url=sys.argv[1], api_key="none")
     model = client.models.list().data[0].id
@@ -27,6 +80,7 @@ def main():
     enabled = {**common, "extra_body": {"temperature": 0, "chat_template_kwargs": {"thinking_mode": "enabled"}}}
     toys = [{"role": "user", "content": TOYS}]
 
+    conversation(client, model, {"model": model, "max_tokens": 120})
     whole = client.messages.create(messages=toys, **common)
     check("answer", whole.content[-1].text.endswith("#### 23") and whole.stop_reason == "end_turn"
           and whole.role == "assistant" and whole.usage.output_tokens > 0, repr(whole.content[-1].text))

@@ -65,7 +65,7 @@ TEST(ReasoningBudget, Table) {
        {"<", "mm:think", ">", "a", "b", "c"},
        "<mm:think>a" + kEnd + "c"},
       {"end in pieces",
-       5,
+       20,
        inside,
        {"a", "</", "mm", ":think", ">", "b", "c", "d", "e"},
        "a</mm:think>bcde"},

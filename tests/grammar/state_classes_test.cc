@@ -65,7 +65,7 @@ TEST(StateClasses, NoTextOfTheLengthTellsThemApart) {
     } catch (const Error&) {  // left recursion, no text, too ambiguous
     }
   }
-  EXPECT_GT(shared, 300);
+  EXPECT_GT(shared, 150);
 }
 
 TEST(StateClasses, ABoundedStringHasFewForShortTokens) {

@@ -19,13 +19,15 @@ namespace quern::server {
 class TableRig final : public ApiFixture {
  public:
   // `server`: {"api_key", "images", "parse_tools", "parse_reasoning", "stop_in_reasoning",
-  // "thinking_mode", "trust_request_chat_template", "max_in_flight", "fails", "dead"}.
+  // "thinking_mode", "trust_request_chat_template", "max_in_flight", "max_model_len", "fails",
+  // "dead"}.
   explicit TableRig(const Json& server) {
     if (server.contains("api_key")) options_.api_keys = {server["api_key"].get<std::string>()};
     chat_.parse_tools = server.value("parse_tools", true);
     chat_.parse_reasoning = server.value("parse_reasoning", true);
     chat_.stop_in_reasoning = server.value("stop_in_reasoning", false);
     chat_.trust_request_chat_template = server.value("trust_request_chat_template", false);
+    chat_.max_model_len = server.value("max_model_len", 500);
     chat_.max_in_flight = server.value("max_in_flight", 100);
     if (server.contains("thinking_mode")) {
       chat_.default_chat_template_kwargs = {{"thinking_mode", server["thinking_mode"]}};
