@@ -86,7 +86,10 @@ void check(TableRig& rig, const Json& row) {
   if (row.contains("capabilities")) {
     const auto [status, body] = rig.send({{"path", row["path"]}, {"method", "GET"}});
     EXPECT_EQ(status, 200);
-    EXPECT_EQ(parse_json(body, "models")["data"][0]["capabilities"], row["capabilities"]);
+    const Json found = parse_json(body, "models")["data"][0]["capabilities"];
+    for (const auto& [name, value] : row["capabilities"].items()) {
+      EXPECT_EQ(found.value(name, Json()), value) << name;
+    }
     return;
   }
   ScriptedGenerator& generator = rig.generator();
