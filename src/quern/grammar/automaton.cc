@@ -1,6 +1,6 @@
-// See automaton.h. Steps: sizes and recursion of rules; for each rule that is called a
-// nondeterministic automaton (Thompson's construction) and from it a deterministic one (subsets);
-// removal of states that cannot end; ranks of rules; the table.
+// See automaton.h. Steps: sizes and recursion of rules (rule_analysis.h); for each rule that is
+// called a nondeterministic automaton (Thompson's construction) and from it a deterministic one
+// (subsets); removal of states that cannot end; ranks of rules; the table.
 #include "quern/grammar/automaton.h"
 
 #include <algorithm>
@@ -9,17 +9,12 @@
 #include <utility>
 
 #include "quern/base/error.h"
+#include "quern/grammar/rule_analysis.h"
 
 namespace quern::grammar {
 namespace {
 
-constexpr std::size_t kInlineStates = 400;      // larger rules that are used twice are called
-constexpr std::size_t kUnrolledStates = 20000;  // larger repeats call their part
-constexpr std::size_t kHuge = std::size_t{1} << 40;
-
 std::size_t index(int i) { return static_cast<std::size_t>(i); }
-std::size_t index(ExprId id) { return static_cast<std::size_t>(id); }
-std::size_t index(RuleId id) { return static_cast<std::size_t>(id); }
 
 struct ByteEdge {
   std::uint8_t first;
@@ -38,16 +33,6 @@ struct NfaState {
   std::vector<int> jumps;
 };
 
-struct Clock {
-  std::chrono::steady_clock::time_point deadline;
-  unsigned ticks = 0;
-  void tick() {
-    if (++ticks % 256 == 0 && std::chrono::steady_clock::now() > deadline) {
-      throw Error("the grammar takes too long to compile; simplify it");
-    }
-  }
-};
-
 }  // namespace
 
 class AutomatonCompiler {
@@ -55,10 +40,10 @@ class AutomatonCompiler {
   AutomatonCompiler(GrammarBuilder& builder, const CompileLimits& limits)
       : builder_(builder),
         limits_(limits),
-        clock_{std::chrono::steady_clock::now() + limits.time} {}
+        clock_{std::chrono::steady_clock::now() + limits.time},
+        rules_(builder, clock_) {}
 
   Automaton compile(RuleId root) {
-    analyze();
     rule_of(root);
     for (std::size_t rule = 0; rule < bodies_.size(); ++rule) build_rule(static_cast<int>(rule));
     prune();
@@ -74,197 +59,13 @@ class AutomatonCompiler {
     bool productive = false;
   };
 
-  // ---- rules: sizes, recursion, which may be empty
-
-  void analyze() {
-    const std::size_t n = builder_.num_rules();
-    uses_.assign(n, 0);
-    callees_.resize(n);
-    std::vector<std::size_t> seen(builder_.num_exprs(), n);
-    for (std::size_t rule = 0; rule < n; ++rule) {
-      const Rule& definition = builder_.rule(static_cast<RuleId>(rule));
-      if (!definition.defined) throw Error("rule '{}' is not defined", definition.name);
-      std::vector<ExprId> work = {definition.body};
-      while (!work.empty()) {
-        const ExprId id = work.back();
-        work.pop_back();
-        if (std::exchange(seen[index(id)], rule) == rule) continue;
-        clock_.tick();
-        const Expr& expr = builder_.expr(id);
-        if (expr.kind == Expr::Kind::kRule) {
-          callees_[rule].push_back(static_cast<int>(expr.rule));
-          ++uses_[index(expr.rule)];
-        }
-        for (const ExprId part : expr.parts) work.push_back(part);
-        for (const Expr::Edge& edge : expr.edges) {
-          if (!edge.epsilon) work.push_back(edge.label);
-        }
-      }
-    }
-    find_recursion();
-    find_nullable();
-    sizes_.assign(n, 0);
-  }
-
-  // Tarjan's components, iterative: a rule is recursive when it can reach itself.
-  void find_recursion() {
-    const std::size_t n = callees_.size();
-    recursive_.assign(n, false);
-    std::vector<int> number(n, -1), low(n, 0), stack;
-    std::vector<bool> on_stack(n, false);
-    std::vector<std::pair<int, std::size_t>> work;
-    int count = 0;
-    const auto enter = [&](int rule) {
-      number[index(rule)] = low[index(rule)] = count++;
-      stack.push_back(rule);
-      on_stack[index(rule)] = true;
-      work.emplace_back(rule, 0);
-    };
-    for (std::size_t first = 0; first < n; ++first) {
-      if (number[first] >= 0) continue;
-      enter(static_cast<int>(first));
-      while (!work.empty()) {
-        const int rule = work.back().first;
-        if (work.back().second < callees_[index(rule)].size()) {
-          const int callee = callees_[index(rule)][work.back().second++];
-          if (callee == rule) recursive_[index(rule)] = true;
-          if (number[index(callee)] < 0) {
-            enter(callee);
-          } else if (on_stack[index(callee)]) {
-            low[index(rule)] = std::min(low[index(rule)], number[index(callee)]);
-          }
-          continue;
-        }
-        work.pop_back();
-        if (!work.empty()) {
-          int& parent = low[index(work.back().first)];
-          parent = std::min(parent, low[index(rule)]);
-        }
-        if (low[index(rule)] != number[index(rule)]) continue;
-        const bool alone = stack.back() == rule;
-        for (int member = -1; member != rule;) {
-          member = stack.back();
-          stack.pop_back();
-          on_stack[index(member)] = false;
-          if (!alone) recursive_[index(member)] = true;
-        }
-      }
-    }
-  }
-
-  void find_nullable() {
-    nullable_.assign(callees_.size(), false);
-    for (bool changed = true; changed;) {
-      changed = false;
-      std::vector<signed char> memo(builder_.num_exprs(), -1);
-      for (std::size_t rule = 0; rule < nullable_.size(); ++rule) {
-        if (nullable_[rule]) continue;
-        if (is_nullable(builder_.rule(static_cast<RuleId>(rule)).body, memo)) {
-          nullable_[rule] = changed = true;
-        }
-      }
-    }
-  }
-
-  bool is_nullable(ExprId id, std::vector<signed char>& memo) {
-    signed char& known = memo[index(id)];
-    if (known >= 0) return known != 0;
-    clock_.tick();
-    const Expr& expr = builder_.expr(id);
-    bool result = false;
-    const auto part = [&](ExprId p) { return is_nullable(p, memo); };
-    switch (expr.kind) {
-      case Expr::Kind::kLiteral:
-      case Expr::Kind::kChars:
-        break;
-      case Expr::Kind::kSequence:
-        result = std::ranges::all_of(expr.parts, part);
-        break;
-      case Expr::Kind::kChoice:
-        result = std::ranges::any_of(expr.parts, part);
-        break;
-      case Expr::Kind::kRepeat:
-        result = expr.min == 0 || part(expr.parts.front());
-        break;
-      case Expr::Kind::kRule:
-        result = nullable_[index(expr.rule)];
-        break;
-      case Expr::Kind::kNetwork:
-        result = network_nullable(expr, memo);
-        break;
-    }
-    memo[index(id)] = result ? 1 : 0;
-    return result;
-  }
-
-  bool network_nullable(const Expr& expr, std::vector<signed char>& memo) {
-    std::vector<bool> reached(index(expr.num_states), false);
-    reached[0] = true;
-    for (bool changed = true; changed;) {
-      changed = false;
-      for (const Expr::Edge& edge : expr.edges) {
-        if (!reached[index(edge.from)] || reached[index(edge.to)]) continue;
-        if (!edge.epsilon && !is_nullable(edge.label, memo)) continue;
-        reached[index(edge.to)] = changed = true;
-      }
-    }
-    return std::ranges::any_of(expr.accepting, [&](int state) { return reached[index(state)]; });
-  }
-
-  // States of the expression with all inlined rules, saturating.
-  std::size_t size_of(ExprId id) {
-    if (expr_sizes_.size() < builder_.num_exprs()) expr_sizes_.resize(builder_.num_exprs(), 0);
-    if (expr_sizes_[index(id)] > 0) return expr_sizes_[index(id)];
-    clock_.tick();
-    const Expr& expr = builder_.expr(id);
-    std::size_t size = 1;
-    switch (expr.kind) {
-      case Expr::Kind::kLiteral:
-        size = expr.literal.size();
-        break;
-      case Expr::Kind::kChars:
-        size = expr.chars.ranges().back().last < 0x80 ? 1 : 8;
-        break;
-      case Expr::Kind::kRepeat: {
-        const std::size_t part = size_of(expr.parts.front());
-        const auto times =
-            static_cast<std::size_t>(std::max({expr.min, expr.max, std::int64_t{1}}));
-        size = part * times > kUnrolledStates ? times : part * times;
-        break;
-      }
-      case Expr::Kind::kRule:
-        size = is_inlined(static_cast<int>(expr.rule)) ? size_of(builder_.rule(expr.rule).body) : 1;
-        break;
-      default:
-        size += index(expr.num_states);
-        for (const ExprId part : expr.parts) size += size_of(part);
-        for (const Expr::Edge& edge : expr.edges) size += edge.epsilon ? 0 : size_of(edge.label);
-        break;
-    }
-    return expr_sizes_[index(id)] = std::min(size, kHuge);
-  }
-
-  // Recursion of the program ends: only rules that do not recurse are looked into, to a depth.
-  bool is_inlined(int rule) {
-    if (recursive_[index(rule)]) return false;
-    std::size_t& size = sizes_[index(rule)];
-    if (size == 0) {
-      constexpr int kMaxDepth = 64;
-      ++inline_depth_;
-      size = inline_depth_ > kMaxDepth ? kHuge
-                                       : size_of(builder_.rule(static_cast<RuleId>(rule)).body);
-      --inline_depth_;
-    }
-    return size <= kInlineStates || (uses_[index(rule)] == 1 && size <= kUnrolledStates);
-  }
-
   // The compiled rule of a grammar rule, or of a large repeated part.
   int rule_of(RuleId id) {
     const auto [found, added] =
         rule_names_.try_emplace(static_cast<int>(id), static_cast<int>(bodies_.size()));
     if (added) {
       const Rule& rule = builder_.rule(id);
-      bodies_.push_back({rule.name, rule.body, nullable_[index(id)]});
+      bodies_.push_back({rule.name, rule.body, rules_.nullable(id)});
     }
     return found->second;
   }
@@ -273,8 +74,7 @@ class AutomatonCompiler {
     const auto [found, added] =
         part_names_.try_emplace(static_cast<int>(id), static_cast<int>(bodies_.size()));
     if (added) {
-      std::vector<signed char> memo(builder_.num_exprs(), -1);
-      bodies_.push_back({"a repeated part", id, is_nullable(id, memo)});
+      bodies_.push_back({"a repeated part", id, rules_.is_nullable(id)});
     }
     return found->second;
   }
@@ -322,7 +122,7 @@ class AutomatonCompiler {
         add_repeat(expr, from, to);
         break;
       case Expr::Kind::kRule:
-        if (is_inlined(static_cast<int>(expr.rule))) {
+        if (rules_.is_inlined(static_cast<int>(expr.rule))) {
           add(builder_.rule(expr.rule).body, from, to);
         } else {
           add_call(rule_of(expr.rule), from, to);
@@ -376,7 +176,7 @@ class AutomatonCompiler {
     const ExprId part = expr.parts.front();
     const auto times = static_cast<std::size_t>(std::max({expr.min, expr.max, std::int64_t{1}}));
     if (times > limits_.max_states) throw_size();
-    const bool calls = times > 1 && size_of(part) * times > kUnrolledStates;
+    const bool calls = times > 1 && rules_.size_of(part) * times > kUnrolledStates;
     const auto add_part = [&](int begin, int end) {
       if (calls) {
         add_call(rule_of_part(part), begin, end);
@@ -689,14 +489,8 @@ class AutomatonCompiler {
 
   GrammarBuilder& builder_;
   const CompileLimits limits_;
-  Clock clock_;
-  // By rule of the builder.
-  std::vector<int> uses_;
-  std::vector<std::vector<int>> callees_;
-  std::vector<bool> recursive_, nullable_;
-  std::vector<std::size_t> sizes_;
-  std::vector<std::size_t> expr_sizes_;
-  int inline_depth_ = 0;
+  CompileClock clock_;
+  RuleAnalysis rules_;
   // Compiled rules.
   std::map<int, int> rule_names_, part_names_;
   std::vector<Body> bodies_;
