@@ -47,6 +47,15 @@ def write_shard(path, layer, mib):
             file.write(piece[: begin - offset])
 
 
+def settle(directory):
+    """The source in the page cache (quern drops it from there), earlier output on the disk."""
+    os.sync()
+    for path in directory.glob("*.safetensors"):
+        with open(path, "rb") as file:
+            while file.read(1 << 24):
+                pass
+
+
 def size_gb(directory):
     return sum(path.stat().st_size for path in directory.glob("*.safetensors")) / 1e9
 
@@ -57,7 +66,7 @@ def quark_rate(source, output):
 
     config = LLMTemplate.get("llama").get_config(scheme="mxfp4", exclude_layers=[])
     quantizer = ModelQuantizer(config)
-    os.sync()  # earlier output is not this run's work
+    settle(source)
     begin = time.monotonic()
     quantizer.direct_quantize_checkpoint(pretrained_model_path=str(source), save_path=str(output), device="cpu")
     return size_gb(source) / (time.monotonic() - begin)
@@ -65,7 +74,7 @@ def quark_rate(source, output):
 
 def quern_rate(binary, source, output, *options):
     shutil.rmtree(output, ignore_errors=True)
-    os.sync()
+    settle(source)
     begin = time.monotonic()
     subprocess.run([binary, "quantize", "--model_dir", source, "--output_dir", output, "--exclude_layers", "none",
                     *options],
