@@ -67,6 +67,7 @@ void add_accepted(CLI::App& command) {
     const char* name;
     bool has_value;
     const char* why;
+    const char* letter = "";
   };
   static constexpr Accepted kAccepted[] = {
       {"max_batch_size", true, "one question a request, num_concurrent requests at a time"},
@@ -79,15 +80,15 @@ void add_accepted(CLI::App& command) {
       {"trackio_args", true, "results stay on this machine"},
       {"hf_hub_log_args", true, "results stay on this machine"},
       {"metadata", true, "no supported task reads it"},
-      {"verbosity", true, "the log level is the program's"},
+      {"verbosity", true, "the log level is the program's", "v"},
   };
   for (const Accepted& option : kAccepted) {
     const auto tell = [option] { spdlog::info("--{} has no effect: {}", option.name, option.why); };
     if (option.has_value) {
       command
           .add_option_function<std::vector<std::string>>(
-              names(option.name), [tell](const std::vector<std::string>&) { tell(); },
-              "accepted, no effect")
+              names(option.name, option.letter),
+              [tell](const std::vector<std::string>&) { tell(); }, "accepted, no effect")
           ->expected(0, 1);
     } else {
       command.add_flag_callback(names(option.name), tell, "accepted, no effect");
@@ -98,6 +99,7 @@ void add_accepted(CLI::App& command) {
 // One value of the file as an option's text: mappings as JSON.
 std::string option_text(const Json& value) {
   if (value.is_string()) return value.get<std::string>();
+  if (value.is_null()) return "None";
   return value.is_boolean() ? (value.get<bool>() ? "true" : "false") : value.dump();
 }
 
@@ -110,10 +112,14 @@ void apply_config(CLI::App& app, const std::string& file) {
     CLI::Option* option = app.get_option_no_throw("--" + key);
     if (option == nullptr || key == "config" || key == "help")
       throw Error("{}: unknown option '{}'", file, key);
-    const bool is_off_flag = option->get_items_expected_max() == 0 && value == false;
-    if (option->count() > 0 || value.is_null() || is_off_flag) continue;
+    const bool is_flag = option->get_items_expected_max() == 0 || key == "apply_chat_template";
+    if (option->count() > 0 || value.is_null() || (is_flag && value == false)) continue;
     std::vector<std::string> values;
-    if (value.is_array()) {
+    if (value.is_array() && option->get_items_expected_max() == 1) {
+      std::string list;  // --seed 1,2,3,4
+      for (const Json& element : value) list += (list.empty() ? "" : ",") + option_text(element);
+      values.push_back(std::move(list));
+    } else if (value.is_array()) {
       for (const Json& element : value) values.push_back(option_text(element));
     } else {
       values.push_back(option_text(value));
@@ -230,8 +236,8 @@ ReportSettings report_settings(const EvalCommand& command, const Json& model_arg
   settings.gen_kwargs = gen_kwargs;
   for (const auto& seed : seeds) settings.seeds.push_back(seed ? Json(*seed) : Json(nullptr));
   settings.system_instruction = command.system_instruction;
-  settings.apply_chat_template = command.apply_chat_template;
-  settings.fewshot_as_multiturn = command.apply_chat_template && multiturn(command);
+  const bool is_told = command.apply_chat_template || !command.fewshot_as_multiturn.empty();
+  settings.fewshot_as_multiturn = is_told ? Json(multiturn(command)) : Json(nullptr);
   settings.log_samples = command.log_samples || command.predict_only;
   return settings;
 }
@@ -260,38 +266,73 @@ struct Model {
   std::unique_ptr<ChatBackend> backend;
 };
 
-// A tokenizer's directory: tokenizer=DIR, else the model itself when it is a directory.
+// A tokenizer's directory: tokenizer=DIR, else the model itself when it is a directory. Null when
+// prompts are sent as text and nothing else needs it.
 std::unique_ptr<PromptTokenizer> tokenizer_of(const ModelArguments& model) {
   const std::string& dir = model.tokenizer.empty() ? model.model : model.tokenizer;
   if (!std::filesystem::exists(std::filesystem::path(dir) / "tokenizer.json")) {
+    if (!model.tokenized_requests && model.tokenizer.empty()) return nullptr;
     throw UsageError(
-        "this model type needs tokenizer=DIR (of tokenizer.json) in --model_args; '{}' "
-        "holds none",
+        "this model type needs tokenizer=DIR (of tokenizer.json) in --model_args; '{}' holds none "
+        "(tokenizer_backend=None sends text, which is enough for generate_until)",
         dir);
   }
-  return std::make_unique<PromptTokenizer>(dir);
+  auto tokenizer = std::make_unique<PromptTokenizer>(dir);
+  if (model.custom_prefix_token_id)
+    tokenizer->set_prefix_token(static_cast<std::int32_t>(*model.custom_prefix_token_id));
+  return tokenizer;
 }
 
 Model make_model(const EvalCommand& command, const Json& model_args, EvaluationOptions& options) {
   Model model;
+  const HttpBackendOptions http =
+      in_process(command)
+          ? HttpBackendOptions{}
+          : http_backend_options(options.model, environment("OPENAI_API_KEY").value_or(""));
   if (command.model == "local-chat-completions") {
-    model.backend = make_http_chat_backend(
-        http_backend_options(options.model, environment("OPENAI_API_KEY").value_or("")));
+    model.backend = make_http_chat_backend(http);
     return model;
   }
   model.tokenizer = tokenizer_of(options.model);
-  options.render_generation = command.model == "local-completions";
-  options.render_chat = [tokenizer = model.tokenizer.get()](const Json& messages, bool open) {
-    return tokenizer->render(messages, open);
-  };
+  options.tokenizer = model.tokenizer.get();
   if (in_process(command)) {
-    model.backend = make_in_process_backend(model_args, options.model, *model.tokenizer);
-  } else {
-    model.backend = make_http_completions_backend(
-        http_backend_options(options.model, environment("OPENAI_API_KEY").value_or("")),
-        options.model, *model.tokenizer);
+    model.backend = make_in_process_backend(model_args);
+    return model;
   }
+  options.sends_messages = false;
+  if (model.tokenizer && !options.model.eos_string)
+    options.model.eos_string = model.tokenizer->special_token("eos_token");
+  model.backend = make_http_completions_backend(http, options.model);
   return model;
+}
+
+// What the harness records of a tokenizer on this side.
+Json tokenizer_info(const PromptTokenizer& tokenizer, const ModelArguments& model) {
+  Json info = Json::object();
+  const auto id_of = [&](const std::optional<std::string>& text) {
+    return text ? tokenizer.tokenizer().token_id(*text) : std::nullopt;
+  };
+  for (const char* key : {"pad_token", "eos_token", "bos_token"}) {
+    const auto text = tokenizer.special_token(key);
+    const auto id = id_of(text);
+    info[std::string("tokenizer_") + key] = Json::array(
+        {text ? Json(*text) : Json(nullptr), id ? std::to_string(*id) : std::string("None")});
+  }
+  const auto eot = id_of(tokenizer.special_token("eos_token"));
+  info["eot_token_id"] = eot ? Json(*eot) : Json(nullptr);
+  info["max_length"] = model.max_length - 1;  // one token is left for the answer
+  return info;
+}
+
+// How messages became text, for the results file.
+void report_tokenizer(const EvalCommand& command, const EvaluationOptions& options,
+                      ReportSettings& settings) {
+  if (options.tokenizer != nullptr && !options.sends_messages)
+    settings.tokenizer_info = tokenizer_info(*options.tokenizer, options.model);
+  if (!command.apply_chat_template) return;
+  settings.chat_template = options.sends_messages || options.tokenizer == nullptr
+                               ? std::string()
+                               : options.tokenizer->template_source();
 }
 
 void print_first_prompts(const Evaluation& evaluation) {
@@ -320,6 +361,7 @@ void run_eval(const EvalCommand& command) {
 
   RepeatedRuns repeated;
   ReportSettings settings = report_settings(command, model_args, gen_kwargs, seeds);
+  report_tokenizer(command, options, settings);
   const std::int64_t first_seed = options.model.seed;
   for (int run = 0; run < command.repeats; ++run) {
     const auto start = std::chrono::steady_clock::now();
@@ -359,9 +401,10 @@ void add_eval(CLI::App& app) {
       names("model_args", "a"), command->model_args,
       "key=value,... or a JSON object: base_url, model, num_concurrent, max_gen_toks, timeout, "
       "max_retries; pretrained=DIR in process; tokenizer=DIR for local-completions");
-  eval->add_option(names("tasks", "t"), command->tasks,
-                   "gsm8k, arith, a tag, a name from --include_path, FILE.yaml or a directory; or "
-                   "divergence alone");
+  eval->add_option(
+      names("tasks", "t"), command->tasks,
+      "gsm8k, arith, a tag, a pattern (gsm8k*), a name from --include_path, FILE.yaml or a "
+      "directory; or divergence alone");
   eval->add_option(names("num_fewshot", "f"), command->num_fewshot,
                    "worked examples in front of each question");
   eval->add_option(names("limit", "L"), command->limit,

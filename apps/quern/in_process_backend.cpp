@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <condition_variable>
 #include <filesystem>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -14,50 +16,63 @@
 #include "parallel.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
-#include "quern/eval/likelihood_tokens.h"
 #include "quern/eval/logit_model.h"
 #include "quern/server/chat_engine.h"
 #include "quern/server/chat_request.h"
+#include "quern/server/completion_request.h"
 
 namespace quern::cli {
 namespace {
 
 // What the evaluation reads itself (eval/arguments.h), and the harness's names that mean nothing
 // here.
-constexpr auto kOfEvaluation = std::to_array<std::string_view>(
-    {"model",       "pretrained",        "base_url",           "num_concurrent",
-     "max_retries", "timeout",           "max_gen_toks",       "seed",
-     "eos_string",  "think_end_token",   "verify_certificate", "ca_cert_path",
-     "header",      "tokenizer_backend", "tokenizer",          "tokenized_requests",
-     "max_length",  "max_images",        "batch_size",         "auth_token",
-     "revision",    "trust_remote_code", "add_bos_token"});
+constexpr auto kOfEvaluation = std::to_array<std::string_view>({"model",
+                                                                "pretrained",
+                                                                "base_url",
+                                                                "num_concurrent",
+                                                                "max_retries",
+                                                                "timeout",
+                                                                "max_gen_toks",
+                                                                "seed",
+                                                                "eos_string",
+                                                                "think_end_token",
+                                                                "verify_certificate",
+                                                                "ca_cert_path",
+                                                                "header",
+                                                                "tokenizer_backend",
+                                                                "tokenizer",
+                                                                "tokenized_requests",
+                                                                "max_length",
+                                                                "max_images",
+                                                                "batch_size",
+                                                                "auth_token",
+                                                                "revision",
+                                                                "trust_remote_code",
+                                                                "add_bos_token",
+                                                                "truncate",
+                                                                "use_fast_tokenizer",
+                                                                "custom_prefix_token_id"});
 
 class InProcessBackend final : public ChatBackend {
  public:
-  InProcessBackend(server::ChatEngineOptions options, const ModelArguments& model,
-                   const PromptTokenizer& tokenizer)
+  explicit InProcessBackend(server::ChatEngineOptions options)
       : directory_(options.engine.model_dir),
-        moe_backend_(options.engine.moe_backend),
-        max_length_(static_cast<std::size_t>(model.max_length)),
-        tokenizer_(tokenizer),
+        scorer_options_{.moe_backend = options.engine.moe_backend,
+                        .threads = options.engine.num_threads},
         engine_(std::move(options)) {}
 
   Json identity() override {
     return {{"backend", "quern"}, {"fingerprint", engine_.fingerprint()}};
   }
 
-  Loglikelihood loglikelihood(const std::string& prompt, const std::string& continuation) override {
-    const LikelihoodTokens tokens =
-        likelihood_tokens(tokenizer_.tokenizer(), prompt, continuation, max_length_ - 1,
-                          prompt.empty() ? tokenizer_.prefix_token() : 0);
+  Loglikelihood loglikelihood(const LikelihoodTokens& tokens) override {
     const std::lock_guard lock(mutex_);
-    if (!scorer_) scorer_.emplace(directory_, LogitModelOptions{.moe_backend = moe_backend_});
+    if (!scorer_) scorer_.emplace(directory_, scorer_options_);
     return scorer_->loglikelihood(tokens.tokens, tokens.context);
   }
 
   std::optional<std::string> complete(const Json& body) override {
-    if (!body.contains("messages"))
-      throw UsageError("--model quern generates from messages: give --apply_chat_template");
+    if (!body.contains("messages")) return write_on(body);
     server::ChatRequest request = server::parse_chat_request(body.dump());
     request.model.clear();  // there is only one
     request.stream = false;
@@ -68,10 +83,34 @@ class InProcessBackend final : public ChatBackend {
   }
 
  private:
+  // What the model writes behind a prompt that is text or tokens.
+  std::string write_on(const Json& body) {
+    server::ChatService& service = engine_.service();
+    const server::CompletionPlan plan =
+        server::plan_completion(server::parse_completion_request(body.dump()), service.options(),
+                                service.options().model_names.front(), service.tokenizer());
+    struct Answer {
+      std::mutex mutex;
+      std::condition_variable ended;
+      std::string text;
+      std::optional<engine::Output> last;
+    };
+    const auto answer = std::make_shared<Answer>();
+    service.start(plan.prompts, [answer](int, engine::Output output) {
+      const std::lock_guard lock(answer->mutex);
+      answer->text += output.text;
+      if (!output.finish_reason) return;
+      answer->last = std::move(output);
+      answer->ended.notify_one();
+    });
+    std::unique_lock lock(answer->mutex);
+    answer->ended.wait(lock, [&] { return answer->last.has_value(); });
+    if (!answer->last->error.empty()) throw Error("{}", answer->last->error);
+    return answer->text;
+  }
+
   std::filesystem::path directory_;
-  kernels::MoeBackend moe_backend_;
-  std::size_t max_length_;
-  const PromptTokenizer& tokenizer_;
+  LogitModelOptions scorer_options_;
   std::mutex mutex_;  // scorer_
   std::optional<LogitModel> scorer_;
   server::ChatEngine engine_;
@@ -79,9 +118,7 @@ class InProcessBackend final : public ChatBackend {
 
 }  // namespace
 
-std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args,
-                                                     const ModelArguments& model,
-                                                     const PromptTokenizer& tokenizer) {
+std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args) {
   Json arguments = Json::object();
   std::string directory;
   for (const auto& [key, value] : model_args.items()) {
@@ -97,7 +134,7 @@ std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args,
   options.engine.log_stats = false;
   // A score is that of the answer, not of the thinking: as the model card's server is started.
   options.chat.parse_reasoning = true;
-  return std::make_unique<InProcessBackend>(std::move(options), model, tokenizer);
+  return std::make_unique<InProcessBackend>(std::move(options));
 }
 
 }  // namespace quern::cli

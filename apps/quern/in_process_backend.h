@@ -6,18 +6,13 @@
 #include <memory>
 
 #include "quern/base/json.h"
-#include "quern/eval/arguments.h"
 #include "quern/eval/chat_backend.h"
-#include "quern/eval/prompt_tokenizer.h"
 
 namespace quern::cli {
 
 // `model_args` is the object of --model_args: `pretrained` is the checkpoint's directory; what
 // evaluation itself reads (num_concurrent, max_gen_toks, seed, ...: eval/arguments.h) is ignored
 // here, the rest are options of the server. Throws UsageError on one that does not exist.
-// `tokenizer` outlives the backend.
-std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args,
-                                                     const ModelArguments& model,
-                                                     const PromptTokenizer& tokenizer);
+std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args);
 
 }  // namespace quern::cli

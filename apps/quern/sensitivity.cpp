@@ -1,6 +1,7 @@
 // `quern sensitivity`: which part of the recipe costs how much, and what to exclude for a size
-// budget. Must never compute: it calls eval/sensitivity.h, prints and writes. Proved by
-// tests/eval/sensitivity_test.cc.
+// budget.
+// Must never compute: it calls eval/sensitivity.h, prints and writes.
+// Proved by tests/apps/program_test.cc (the list is followed) and tests/eval/sensitivity_test.cc.
 #include <fmt/format.h>
 
 #include <memory>
@@ -39,6 +40,9 @@ void add_sensitivity(CLI::App& app) {
   command->add_option("--context", options.text.window, "tokens of one text")
       ->capture_default_str();
   command->add_option("--limit", options.text.limit, "texts; 0 = all")->capture_default_str();
+  command->add_option("--threads", options.model.threads, "threads of the model; 0 = one a core")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
   command->add_option("--scratch_dir,--scratch-dir", options.scratch_dir,
                       "where quantized models are written and removed");
   command->add_option("--output,-o", arguments->output, "write all figures to FILE as JSON");

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <string>
 
+#include "quern/eval/dataset.h"
 #include "tests/apps/command.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern::cli {
 namespace {
@@ -95,6 +97,61 @@ TEST(Program, GreedyRunsRepeatExactly) {
   EXPECT_NE(table.find("|arith|exact_match,strict-match"), std::string::npos) << table;
 }
 
+// Lines of the one samples file of `task` under `directory`.
+std::vector<Json> sample_lines(const std::filesystem::path& directory, const std::string& task) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    if (entry.path().filename().string().starts_with("samples_" + task + "_2"))
+      return read_jsonl(entry.path());
+  }
+  return {};
+}
+
+// The same texts scored by a server (echo and logprobs) and in this process, and the same prompts
+// without a chat template written on. A server's logarithms are float32: half a unit in the last
+// place of at most 32, and as much again for its sum of exponentials, is 4e-6 a token, of which the
+// longest text has 300.
+TEST(Program, LikelihoodsAndTextInProcessEqualTheServers) {
+  const test::TempDirectory out;
+  const std::string common =
+      ",num_concurrent=4,max_gen_toks=8 --include_path tests/golden/eval/harness_runs/tasks "
+      "--limit "
+      "3 --log_samples --tasks choice_column,choice_in_prompt,likelihood,rolling,write "
+      "--output_path ";
+  const CommandResult result =
+      shell("cd $ROOT; " + std::string(kStart) +
+            "$QUERN eval --model local-completions --model_args "
+            "base_url=$URL/v1/completions,tokenizer=models/m3-tiny,model=$ROOT/models/m3-tiny" +
+            common + (out / "http").string() +
+            " && $QUERN eval --model quern --model_args pretrained=models/m3-tiny" + common +
+            (out / "here").string() + "; S=$?; kill $PID; wait $PID; rm -r $D; exit $S");
+  ASSERT_EQ(result.status, 0) << result.output;
+  for (const char* task : {"choice_column", "choice_in_prompt", "likelihood", "rolling", "write"}) {
+    const auto http = sample_lines(out / "http", task);
+    const auto here = sample_lines(out / "here", task);
+    ASSERT_EQ(http.size(), task == std::string("write") ? 9U : 3U) << task;
+    ASSERT_EQ(here.size(), http.size());
+    for (std::size_t i = 0; i < http.size(); ++i) {
+      EXPECT_EQ(here[i]["prompt_hash"], http[i]["prompt_hash"]);
+      if (task == std::string("write")) {
+        EXPECT_EQ(here[i]["resps"], http[i]["resps"]);
+        continue;
+      }
+      for (std::size_t k = 0; k < http[i]["resps"].size(); ++k) {
+        // [["-12.5", "True"]], or ["-12.5"] of a whole text
+        const Json a = http[i]["resps"][k][0];
+        const Json b = here[i]["resps"][k][0];
+        const auto value = [](const Json& v) {
+          return std::stod(v.is_array() ? v[0].get<std::string>() : v.get<std::string>());
+        };
+        EXPECT_NEAR(value(a), value(b), 300 * 4e-6) << task << " " << i;
+        if (a.is_array()) {
+          EXPECT_EQ(a[1], b[1]);
+        }
+      }
+    }
+  }
+}
+
 TEST(Program, DivergenceKeepsAndReusesTheBasesRecord) {
   const CommandResult result = shell(
       "D=$(mktemp -d); printf '{\"text\": \"Kevin has 10 toys and 3 more.\"}\n' >$D/t.jsonl; "
@@ -106,6 +163,30 @@ TEST(Program, DivergenceKeepsAndReusesTheBasesRecord) {
   EXPECT_NE(result.output.find("0.000000 ± 0.000000"), std::string::npos) << result.output;
   EXPECT_NE(result.output.find("needs --data FILE"), std::string::npos) << result.output;
   EXPECT_NE(result.output.find("status 2"), std::string::npos) << result.output;
+}
+
+// What `sensitivity` suggests for a budget is followed by hand: the checkpoint is larger than the
+// recipe's by no more than the budget, and by something.
+TEST(Program, SuggestedExclusionsFitTheBudget) {
+  const CommandResult result = shell(
+      "set -e; cd $ROOT; D=$(mktemp -d); trap 'rm -r $D' EXIT; "
+      "printf '{\"text\": \"Kevin has 10 toys and Daniel has 3 more toys than Kevin.\"}\\n' "
+      ">$D/t.jsonl; Q=\"$QUERN quantize --model_dir models/m3-tiny --quant_scheme mxfp4 "
+      "--no_report\"; "
+      "$QUERN sensitivity --model_dir models/m3-tiny --data $D/t.jsonl --size_budget 1500k "
+      "--threads 1 --scratch_dir $D --output $D/s.json 2>/dev/null >$D/table; "
+      "LIST=$(tail -n 1 $D/table); case $LIST in --exclude_layers*) ;; *) exit 3 ;; esac; "
+      "$Q --output_dir $D/recipe >/dev/null 2>&1; "
+      "eval \"$Q --output_dir $D/suggested $LIST\" >/dev/null 2>&1; "
+      "size() { cat $1/*.safetensors | wc -c; }; "
+      "echo \"more: $(( $(size $D/suggested) - $(size $D/recipe) ))\"; ls $D");
+  ASSERT_EQ(result.status, 0) << result.output;
+  const auto at = result.output.find("more: ");
+  ASSERT_NE(at, std::string::npos) << result.output;
+  const long more = std::stol(result.output.substr(at + 6));
+  EXPECT_GT(more, 0);
+  EXPECT_LE(more, 1'500'000) << result.output;
+  EXPECT_EQ(result.output.find("quern-sensitivity"), std::string::npos) << "left behind";
 }
 
 // The first half of a shard's tensor data becomes zero in a copy of the model: everything that the

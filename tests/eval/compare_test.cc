@@ -10,8 +10,11 @@
 #include <random>
 
 #include "quern/base/error.h"
+#include "quern/base/file.h"
 #include "quern/eval/compare_report.h"
 #include "quern/eval/python_text.h"
+#include "quern/eval/recovery.h"
+#include "quern/eval/scoring.h"
 
 namespace quern {
 namespace {
@@ -232,6 +235,34 @@ TEST(Bootstrap, AgreesWithTheNormalApproximation) {
   const auto closed = paired_recovery_interval(PairedCounts{n - 60, 40, 20, 0});
   EXPECT_NEAR(found->recovery->low, closed->low, 2 * tolerance);
   EXPECT_NEAR(found->recovery->high, closed->high, 2 * tolerance);
+}
+
+// scipy's percentile bootstrap in 6 runs of as many resamples, and its binomial test. One run of
+// ours against the mean of 6 has sqrt(7 / 6) of one run's spread: 4 of those, and the step of one
+// question, below which a spread cannot be seen.
+TEST(Bootstrap, EqualsScipy) {
+  const std::string file = QUERN_SOURCE_DIR "/tests/golden/eval/paired_bootstrap.json";
+  const Json golden = parse_json(read_file(file, 1 << 20), file);
+  ASSERT_GE(golden.size(), 5U);
+  for (const Json& row : golden) {
+    const auto base = row["base"].get<std::vector<double>>();
+    const auto quantized = row["quantized"].get<std::vector<double>>();
+    const auto found = paired_bootstrap(base, quantized);
+    ASSERT_TRUE(found && found->recovery);
+    const double question = 1.0 / static_cast<double>(base.size());
+    const auto check = [&](const char* name, const Interval& interval, double step) {
+      const double ends[] = {interval.low, interval.high};
+      for (std::size_t end = 0; end < 2; ++end) {
+        const double spread = row[name]["spread"][end].get<double>();
+        EXPECT_NEAR(ends[end], row[name]["ends"][end].get<double>(), 4 * 1.08 * spread + step)
+            << name << " " << end << " of " << base.size();
+      }
+    };
+    check("difference", found->difference, question);
+    check("recovery", *found->recovery, question / mean(base));
+    EXPECT_NEAR(mcnemar_p_value(*paired_counts(base, quantized)), row["mcnemar_p"].get<double>(),
+                1e-10);
+  }
 }
 
 TEST(Bootstrap, EdgeCases) {

@@ -13,6 +13,7 @@
 #include "quern/eval/compare_report.h"
 #include "quern/eval/dataset.h"
 #include "quern/eval/python_text.h"
+#include "quern/eval/repeats.h"
 #include "quern/eval/report.h"
 
 namespace quern {
@@ -142,6 +143,31 @@ TEST(Evaluator, AFailureNamesTheDocument) {
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("arith document 2: server died"));
   }
+}
+
+// Runs that get 2, 3 and 4 of 20 questions wrong, always question 0: sample deviation of 0.90, 0.85
+// and 0.80 is 0.05.
+TEST(Repeats, MeanSpreadAndEqualAnswers) {
+  RepeatedRuns repeated;
+  EvaluationOptions options = options_of(2, 20);
+  for (int seed = 0; seed < 3; ++seed) {
+    Scripted backend("a", [&](int n) { return n < 2 + seed; });
+    options.model.seed = seed;
+    const Evaluation evaluation = run(backend, options);
+    repeated.add(evaluation, results_json(evaluation, settings_of()), seed);
+  }
+  const Json found = repeated.json();
+  EXPECT_EQ(found["seeds"].dump(), "[0,1,2]");
+  const Json& arith = found["tasks"]["arith"];
+  EXPECT_EQ(arith["questions"], 20);
+  EXPECT_EQ(arith["equal_answers"], 18);
+  const Json& metric = arith["metrics"]["exact_match,strict-match"];
+  EXPECT_EQ(metric["values"].dump(), "[0.9,0.85,0.8]");
+  EXPECT_NEAR(metric["mean"].get<double>(), 0.85, 1e-12);
+  EXPECT_NEAR(metric["stdev"].get<double>(), 0.05, 1e-12);
+  EXPECT_EQ(metric["min"], 0.8);
+  EXPECT_EQ(metric["max"], 0.9);
+  EXPECT_THAT(repeated.table(), testing::HasSubstr("18 of 20"));
 }
 
 TEST(Compare, PairsQuestionByQuestion) {

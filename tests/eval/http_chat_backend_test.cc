@@ -1,117 +1,34 @@
 // The HTTP client against a server that misbehaves on purpose.
 #include "quern/eval/http_chat_backend.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
-#include <functional>
-#include <mutex>
 #include <thread>
 
 #include "quern/base/error.h"
 #include "quern/eval/http_connection.h"
+#include "tests/server/media_server.h"
+#include "tests/support/scripted_server.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern {
 namespace {
 
 using std::chrono::milliseconds;
+using test::ScriptedServer;
 
-std::string http(int status, const std::string& body) {
-  return fmt::format(
-      "HTTP/1.1 {} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}", status,
-      body.size(), body);
-}
+using test::http;
 
 std::string answer(const std::string& content) {
   return http(200, R"({"choices": [{"index": 0, "message": {"content": )" + content + "}}]}");
 }
 
-// What a handler does with the n-th request (from 0): text to send; "" closes, "hang" stays silent.
-using Handler = std::function<std::string(int n, const std::string& request)>;
-
-class TestServer {
- public:
-  explicit TestServer(Handler handler, bool close_after_answer = false)
-      : handler_(std::move(handler)), close_(close_after_answer) {
-    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(::listen(listener_, 64), 0);
-    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
-    accepter_ = std::thread([this] { accept_all(); });
-  }
-  ~TestServer() {
-    stop_ = true;
-    ::shutdown(listener_, SHUT_RDWR);
-    accepter_.join();
-    ::close(listener_);
-    {
-      const std::lock_guard lock(mutex_);
-      for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
-    }
-    for (std::thread& thread : threads_) thread.join();
-  }
-  std::string url() const { return fmt::format("http://127.0.0.1:{}/v1/chat/completions", port_); }
-  int requests() const { return count_; }
-  int connections() const { return connections_; }
-
- private:
-  void accept_all() {
-    while (!stop_) {
-      const int fd = ::accept(listener_, nullptr, nullptr);
-      if (fd < 0) return;
-      ++connections_;
-      const std::lock_guard lock(mutex_);
-      open_.push_back(fd);
-      threads_.emplace_back([this, fd] { serve(fd); });
-    }
-  }
-  void serve(int fd) {
-    std::string data;
-    while (!stop_) {
-      char buffer[4096];
-      const ssize_t got = ::recv(fd, buffer, sizeof buffer, 0);
-      if (got <= 0) break;
-      data.append(buffer, static_cast<std::size_t>(got));
-      const std::size_t head = data.find("\r\n\r\n");
-      if (head == std::string::npos) continue;
-      const std::size_t length = data.find("Content-Length: ");
-      const std::size_t body = length < head ? std::stoul(data.substr(length + 16)) : 0;
-      if (data.size() < head + 4 + body) continue;
-      const std::string reply = handler_(count_++, data);
-      data.clear();
-      if (reply == "hang") continue;
-      if (!reply.empty()) ::send(fd, reply.data(), reply.size(), MSG_NOSIGNAL);
-      if (reply.empty() || close_) break;
-    }
-    ::shutdown(fd, SHUT_RDWR);
-  }
-
-  Handler handler_;
-  bool close_;
-  int listener_ = -1;
-  int port_ = 0;
-  std::atomic<bool> stop_{false};
-  std::atomic<int> count_{0};
-  std::atomic<int> connections_{0};
-  std::mutex mutex_;
-  std::vector<int> open_;
-  std::vector<std::thread> threads_;
-  std::thread accepter_;
-};
-
-std::unique_ptr<ChatBackend> client(const TestServer& server, int attempts = 3,
+std::unique_ptr<ChatBackend> client(const ScriptedServer& server, int attempts = 3,
                                     milliseconds timeout = milliseconds(5000)) {
   HttpBackendOptions options;
-  options.url = server.url();
+  options.url = server.url("/v1/chat/completions");
   options.model = "m";
   options.max_attempts = attempts;
   options.timeout = timeout;
@@ -133,7 +50,7 @@ std::string failure(ChatBackend& backend) {
 
 TEST(HttpChatBackend, SendsTheBodyAndReadsAnswers) {
   std::string seen;
-  TestServer server([&](int n, const std::string& request) {
+  ScriptedServer server([&](int n, const std::string& request) {
     seen = request;
     return answer(n == 0 ? R"("h\u00e9 42")" : "null");
   });
@@ -161,11 +78,11 @@ TEST(HttpChatBackend, EveryFailureIsRetriedThenTold) {
               {"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "body limit"},
               {"HTTP/1.1 200 OK\r\nX: " + std::string(200'000, 'x') + "\r\n\r\n", "limit"}};
   for (const auto& row : rows) {
-    TestServer server(
+    ScriptedServer server(
         [&](int n, const std::string&) { return n < 2 ? row.reply : answer("\"ok\""); });
     EXPECT_EQ(client(server)->complete(kRequest), "ok") << row.expected;
     EXPECT_EQ(server.requests(), 3) << row.expected;
-    TestServer broken([&](int, const std::string&) { return row.reply; });
+    ScriptedServer broken([&](int, const std::string&) { return row.reply; });
     const std::string error = failure(*client(broken, 2));
     EXPECT_THAT(error, testing::HasSubstr("attempt 2 of 2"));
     EXPECT_THAT(error, testing::HasSubstr(row.expected));
@@ -176,7 +93,7 @@ TEST(HttpChatBackend, EveryFailureIsRetriedThenTold) {
 TEST(HttpChatBackend, TimeoutCoversTheWholeAnswer) {
   for (const std::string& reply :
        {std::string("hang"), std::string("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")}) {
-    TestServer server([&](int, const std::string&) { return reply; });
+    ScriptedServer server([&](int, const std::string&) { return reply; });
     const auto start = std::chrono::steady_clock::now();
     EXPECT_THAT(failure(*client(server, 1, milliseconds(150))), testing::HasSubstr("0.15 s"));
     EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(3000));
@@ -184,8 +101,8 @@ TEST(HttpChatBackend, TimeoutCoversTheWholeAnswer) {
 }
 
 TEST(HttpChatBackend, ClosedKeptConnectionIsReplaced) {
-  TestServer server([](int, const std::string&) { return answer("\"a\""); },
-                    /*close_after_answer=*/true);
+  ScriptedServer server([](int, const std::string&) { return answer("\"a\""); },
+                        /*close_after_answer=*/true);
   const auto backend = client(server, 1);
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(backend->complete(kRequest), "a");
@@ -194,7 +111,7 @@ TEST(HttpChatBackend, ClosedKeptConnectionIsReplaced) {
 }
 
 TEST(HttpChatBackend, ManyThreadsAtOnce) {
-  TestServer server(
+  ScriptedServer server(
       [](int n, const std::string&) { return n % 7 == 3 ? http(503, "") : answer("\"a\""); });
   const auto backend = client(server, 20);
   std::atomic<int> right{0};
@@ -211,15 +128,45 @@ TEST(HttpChatBackend, ManyThreadsAtOnce) {
 }
 
 TEST(HttpChatBackend, IdentityTakesTheFingerprint) {
-  TestServer server([](int, const std::string& request) {
+  ScriptedServer server([](int, const std::string& request) {
     EXPECT_THAT(request, testing::StartsWith("GET /v1/models HTTP/1.1\r\n"));
     return http(
         200,
         R"({"data": [{"id": "other", "fingerprint": "x"}, {"id": "m", "fingerprint": "abc"}]})");
   });
   EXPECT_EQ(client(server)->identity()["server"], "abc");
-  TestServer without([](int, const std::string&) { return http(404, "{}"); });
+  ScriptedServer without([](int, const std::string&) { return http(404, "{}"); });
   EXPECT_EQ(client(without)->identity()["server"], nullptr);
+}
+
+TEST(HttpChatBackend, HttpsTrustsWhatItIsToldTo) {
+  const test::TempDirectory directory;
+  const struct {
+    const char* name;  // of the certificate
+    bool verifies;
+    bool knows;  // the certificate, by ca_cert_path
+    bool answers;
+  } rows[] = {{"localhost", true, true, true},
+              {"localhost", true, false, false},
+              {"elsewhere.test", true, true, false},
+              {"elsewhere.test", false, false, true}};
+  for (const auto& row : rows) {
+    SSL_CTX* tls = server::test::make_tls(row.name, directory / "cert.pem");
+    const server::test::LoopbackServer server(
+        [](const std::string&, const auto& write) {
+          write(http(200, R"({"data": [{"id": "m", "fingerprint": "abc"}]})"));
+        },
+        tls);
+    HttpBackendOptions options;
+    options.url = server.url("/v1/chat/completions", "localhost");
+    options.model = "m";
+    options.verify_certificate = row.verifies;
+    if (row.knows) options.ca_cert_path = (directory / "cert.pem").string();
+    EXPECT_EQ(make_http_chat_backend(options)->identity()["server"],
+              row.answers ? Json("abc") : Json(nullptr))
+        << row.name << row.verifies << row.knows;
+    SSL_CTX_free(tls);
+  }
 }
 
 TEST(HttpChatBackend, WaitsOfTheHarness) {

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "quern/base/file.h"
+#include "quern/eval/markdown.h"
 #include "quern/eval/report.h"
 
 namespace quern {
@@ -53,6 +55,18 @@ TEST(ResultsTable, EqualsTheHarness) {
             "|-----|-------|----------------|-----:|-----------|---|-----:|---|-----:|\n"
             "|arith|1.0.1  |flexible-extract|     0|exact_match|↑  |0.1235|±  |  0.10|\n"
             "|     |       |strict-match    |     0|exact_match|↑  |0.2500|±  |  0.02|\n");
+}
+
+TEST(ResultsTable, RandomOnesEqualTheHarness) {
+  const std::string file = QUERN_SOURCE_DIR "/tests/golden/eval/tables.json";
+  const Json golden = parse_json(read_file(file, 1 << 20), file);
+  ASSERT_GE(golden.size(), 60U);
+  for (const Json& row : golden) EXPECT_EQ(results_table(row["results"]), row["table"]);
+}
+
+TEST(Markdown, AFenceCannotBeClosedByItsText) {
+  EXPECT_EQ(markdown_fence("a"), "```\na\n```\n");
+  EXPECT_EQ(markdown_fence("```` ``` `", "sh"), "`````sh\n```` ``` `\n`````\n");
 }
 
 TEST(Report, ConsoleLineAndNames) {

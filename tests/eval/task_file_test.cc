@@ -43,6 +43,19 @@ TEST(TaskFile, EmbeddedTasks) {
   EXPECT_THROW(load_task("gsm9k", {}), Error);
 }
 
+TEST(TaskFile, PatternsAndTags) {
+  const auto names_of = [](const char* name) {
+    std::vector<std::string> names;
+    for (const EvalTask& task : load_tasks(name, {})) names.push_back(task.name);
+    return names;
+  };
+  EXPECT_EQ(names_of("gsm8k_cot*"),
+            (std::vector<std::string>{"gsm8k_cot", "gsm8k_cot_llama", "gsm8k_cot_self_consistency",
+                                      "gsm8k_cot_zeroshot"}));
+  EXPECT_EQ(names_of("ar?th"), std::vector<std::string>{"arith"});
+  EXPECT_THROW(load_tasks("nothing*", {}), Error);
+}
+
 TEST(TaskFile, IncludePathComesFirst) {
   const auto folder = temporary("quern_tasks");
   write_file(folder / "mine.yaml", "include: gsm8k.yaml\ntask: gsm8k\nnum_fewshot: 2\n");
@@ -87,7 +100,8 @@ TEST(TaskFile, RefusalsNameTheKey) {
       {base + "repeats: 0", "repeats"},
       {base + "num_fewshot: many", "num_fewshot"},
       {base + "process_docs: f", "process_docs"},
-      {base + "output_type: loglikelihood_rolling", "loglikelihood_rolling"},
+      {base + "output_type: embedding", "embedding"},
+      {base + "output_type: loglikelihood_rolling", "only take_first fits"},
       {base + "output_type: loglikelihood", "only take_first fits"},
       {base + "output_type: multiple_choice", "doc_to_choice"},
       {base + "metric_list: [{metric: acc}]", "acc"},
@@ -96,7 +110,7 @@ TEST(TaskFile, RefusalsNameTheKey) {
       {base + "filter_list: [{name: f, filter: [{function: regex, regex_pattern: '(', "
               "group_select: 0}, {function: take_first}]}]",
        "'('"},
-      {base + "doc_to_text: 3", "doc_to_text"},
+      {base + "doc_to_text: [3]", "doc_to_text"},
       {base + "fewshot_config: {sampler: balanced}", "balanced"},
       {"include: nowhere.yaml", "nowhere.yaml"},
   };

@@ -19,14 +19,14 @@ constexpr std::size_t kMaxConcurrent = 4096;
 
 // Arguments of the harness that change nothing here; the text says what stands in their place.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kIgnored{{
-    {"tokenizer_backend", "tokenizer=DIR reads DIR/tokenizer.json"},
-    {"tokenized_requests", "prompts are sent as text, those of likelihoods as tokens"},
+    {"truncate", "prompts are cut on the left to max_length"},
+    {"use_fast_tokenizer", "tokenizer=DIR reads DIR/tokenizer.json"},
     {"max_images", "questions are text"},
     {"batch_size", "one question a request"},
     {"auth_token", "it serves a remote tokenizer only"},
     {"revision", "the server chose the checkpoint"},
     {"trust_remote_code", "no code is loaded"},
-    {"add_bos_token", "the server tokenizes"},
+    {"add_bos_token", "a tokenizer adds no token of its own here"},
 }};
 
 std::vector<std::string_view> split(std::string_view text, char separator) {
@@ -104,12 +104,32 @@ class Reader {
   const Json& arguments_;
 };
 
+// tokenizer_backend=None: the harness then has no tokenizer and sends text.
+bool names_no_tokenizer(const Json& arguments) {
+  const auto found = arguments.find("tokenizer_backend");
+  if (found == arguments.end()) return false;
+  return found->is_null() || *found == "none" || *found == "None";
+}
+
 void check_names(const Json& arguments) {
-  static constexpr std::array<std::string_view, 15> kKnown{
-      "model",       "pretrained",      "base_url",           "num_concurrent",
-      "max_retries", "timeout",         "max_gen_toks",       "seed",
-      "eos_string",  "think_end_token", "verify_certificate", "ca_cert_path",
-      "header",      "tokenizer",       "max_length"};
+  static constexpr std::array<std::string_view, 18> kKnown{"model",
+                                                           "pretrained",
+                                                           "base_url",
+                                                           "num_concurrent",
+                                                           "max_retries",
+                                                           "timeout",
+                                                           "max_gen_toks",
+                                                           "seed",
+                                                           "eos_string",
+                                                           "think_end_token",
+                                                           "verify_certificate",
+                                                           "ca_cert_path",
+                                                           "header",
+                                                           "tokenizer",
+                                                           "max_length",
+                                                           "tokenizer_backend",
+                                                           "tokenized_requests",
+                                                           "custom_prefix_token_id"};
   for (const auto& [key, value] : arguments.items()) {
     if (std::find(kKnown.begin(), kKnown.end(), key) != kKnown.end()) continue;
     const auto ignored = std::find_if(kIgnored.begin(), kIgnored.end(),
@@ -208,6 +228,10 @@ ModelArguments parse_model_arguments(const Json& arguments, bool in_process) {
   out.seed = reader.integer("seed", INT64_C(-1) << 53, INT64_C(1) << 53, 1234);
   out.max_length = reader.integer("max_length", 2, 1 << 30, 2048);
   out.tokenizer = reader.text("tokenizer").value_or("");
+  out.tokenized_requests =
+      reader.boolean("tokenized_requests", true) && !names_no_tokenizer(arguments);
+  if (reader.find("custom_prefix_token_id") != nullptr)
+    out.custom_prefix_token_id = reader.integer("custom_prefix_token_id", 0, INT32_MAX, 0);
   out.eos_string = reader.text("eos_string");
   out.think_end_token = reader.text("think_end_token");
   out.verify_certificate = reader.boolean("verify_certificate", true);

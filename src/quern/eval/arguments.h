@@ -36,7 +36,9 @@ struct ModelArguments {
   std::int64_t max_gen_toks = 256;
   std::int64_t seed = 1234;
   std::int64_t max_length = 2048;  // tokens of a prompt and its continuation; cut on the left
-  std::string tokenizer;           // directory of tokenizer.json, for likelihoods over HTTP
+  std::string tokenizer;           // directory of tokenizer.json, for local-completions
+  bool tokenized_requests = true;  // local-completions sends tokens, else text
+  std::optional<std::int64_t> custom_prefix_token_id;  // stands for an empty prompt
   std::optional<std::string> eos_string;
   std::optional<std::string> think_end_token;
   bool verify_certificate = true;

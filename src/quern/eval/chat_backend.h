@@ -30,11 +30,10 @@ class ChatBackend {
   // With "prompt" in place of "messages": POST /v1/completions.
   virtual std::optional<std::string> complete(const Json& request) = 0;
 
-  // How likely `continuation` is behind `prompt`. Throws Error when this way to the model cannot
+  // How likely the tokens behind the prompt's are. Throws Error when this way to the model cannot
   // tell.
-  virtual Loglikelihood loglikelihood(const std::string& prompt, const std::string& continuation) {
-    (void)prompt;
-    (void)continuation;
+  virtual Loglikelihood loglikelihood(const LikelihoodTokens& tokens) {
+    (void)tokens;
     throw Error("this --model cannot tell likelihoods; take local-completions or quern");
   }
 };

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "quern/eval/results_table.h"
+#include "quern/eval/markdown.h"
 
 namespace quern {
 namespace {
@@ -24,29 +24,20 @@ bool several_metrics(const Comparison& comparison) {
   });
 }
 
-std::string fenced(const std::string& text) {
-  // One backtick more than the longest run in the text.
-  std::size_t longest = 2;
-  std::size_t run = 0;
-  for (const char c : text) {
-    run = c == '`' ? run + 1 : 0;
-    longest = std::max(longest, run);
-  }
-  const std::string fence(longest + 1, '`');
-  return fmt::format("{}\n{}\n{}\n", fence, text, fence);
-}
-
 void append_questions(const ComparedScore& score, bool won, std::string& out) {
   for (const PairedQuestion& question : score.questions) {
     const bool base_better = question.base.score > question.quantized.score;
     const bool differs = question.base.score != question.quantized.score;
     if (!differs || base_better == won) continue;
-    out += fmt::format("\n#### Document {}\n\n{}\nreference\n\n{}\n", question.doc_id,
-                       fenced(question.base.question), fenced(question.base.target));
-    out += fmt::format("base (score {:g})\n\n{}\nextracted\n\n{}\n", question.base.score,
-                       fenced(question.base.answer), fenced(question.base.extracted));
+    out +=
+        fmt::format("\n#### Document {}\n\n{}\nreference\n\n{}\n", question.doc_id,
+                    markdown_fence(question.base.question), markdown_fence(question.base.target));
+    out +=
+        fmt::format("base (score {:g})\n\n{}\nextracted\n\n{}\n", question.base.score,
+                    markdown_fence(question.base.answer), markdown_fence(question.base.extracted));
     out += fmt::format("quantized (score {:g})\n\n{}\nextracted\n\n{}\n", question.quantized.score,
-                       fenced(question.quantized.answer), fenced(question.quantized.extracted));
+                       markdown_fence(question.quantized.answer),
+                       markdown_fence(question.quantized.extracted));
   }
 }
 
@@ -136,9 +127,9 @@ Json comparison_json(const Comparison& comparison) {
 }
 
 std::string comparison_markdown(const Comparison& comparison) {
-  std::string out =
-      fmt::format("# Comparison\n\nbase\n\n{}\nquantized\n\n{}\n{}", fenced(comparison.base_name),
-                  fenced(comparison.quantized_name), comparison_table(comparison));
+  std::string out = fmt::format(
+      "# Comparison\n\nbase\n\n{}\nquantized\n\n{}\n{}", markdown_fence(comparison.base_name),
+      markdown_fence(comparison.quantized_name), comparison_table(comparison));
   for (const ComparedScore& score : comparison.scores) {
     if (!score.paired) continue;
     for (const bool won : {false, true}) {

@@ -6,7 +6,7 @@
 
 #include "quern/eval/divergence.h"
 #include "quern/eval/recovery.h"
-#include "quern/eval/results_table.h"
+#include "quern/eval/markdown.h"
 
 namespace quern {
 namespace {

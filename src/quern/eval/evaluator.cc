@@ -15,6 +15,7 @@
 #include "quern/base/progress.h"
 #include "quern/eval/answer_cache.h"
 #include "quern/eval/dataset.h"
+#include "quern/eval/likelihood_tokens.h"
 #include "quern/eval/prompt.h"
 #include "quern/eval/python_text.h"
 #include "quern/eval/request.h"
@@ -67,31 +68,78 @@ std::string continuation_delimiter(const EvalTask& task, bool chat) {
   return prefix.empty() || ends_with_space(prefix) ? "" : task.target_delimiter;
 }
 
+const PromptTokenizer& tokenizer_of(const EvaluationOptions& options) {
+  if (options.tokenizer == nullptr)
+    throw UsageError("this needs tokenizer=DIR (of tokenizer.json) in --model_args");
+  return *options.tokenizer;
+}
+
+// A prompt as text, where messages are not sent.
+std::string prompt_text(const EvalTask& task, const Json& prompt,
+                        const EvaluationOptions& options) {
+  if (prompt.is_string()) return prompt.get<std::string>();
+  return tokenizer_of(options).render(prompt, task.gen_prefix.has_value());
+}
+
+std::string target_text(const EvaluatedSample& sample) {
+  if (!sample.target.is_string())
+    throw Error("the target must be text, found {}", sample.target.dump());
+  return sample.target.get<std::string>();
+}
+
+// The right one of the choices is the question itself (the same text is scored behind each), or
+// what is scored behind the question.
+void add_choices(const EvalTask& task, PromptBuilder& prompts, EvaluatedSample& sample,
+                 const EvaluationOptions& options) {
+  const std::string delimiter = continuation_delimiter(task, options.apply_chat_template);
+  if (prompts.choices_are_questions()) {
+    const auto index = task.doc_to_text.index(sample.doc);
+    if (!index) throw Error("doc_to_text is no index of a choice, as it is in the first document");
+    sample.gold = *index;
+    for (const Json& prompt : prompts.next(sample.doc, sample.choices))
+      sample.scored.push_back(
+          {prompt_text(task, prompt, options), delimiter + python_str(sample.target)});
+  } else {
+    sample.gold = sample.target;
+    const std::string prompt = prompt_text(task, prompts.next(sample.doc), options);
+    for (const std::string& choice : sample.choices)
+      sample.scored.push_back({prompt, delimiter + choice});
+  }
+  sample.prompt = sample.scored.front().prompt;
+  if (!task.scores(MetricKind::kAccMutualInfo)) return;
+  for (const std::string& choice : sample.choices)
+    sample.scored.push_back({"", delimiter + choice});
+}
+
 EvaluatedSample question(const EvalTask& task, PromptBuilder& prompts, const Json& row,
                          std::size_t number, const EvaluationOptions& options) {
   EvaluatedSample sample;
   sample.doc_id = number;
   sample.doc = row;
-  sample.prompt = prompts.next(row);
-  const bool generates = task.output_type == OutputType::kGenerateUntil;
-  if (sample.prompt.is_array() && (options.render_generation || !generates)) {
-    if (!options.render_chat)
-      throw UsageError("--apply_chat_template needs tokenizer=DIR in --model_args here");
-    sample.prompt = options.render_chat(sample.prompt, task.gen_prefix.has_value());
-  }
   sample.target = task.doc_to_target.value(row);
   if (task.doc_to_choice) sample.choices = task.doc_to_choice->choices(row);
-  if (task.output_type == OutputType::kLoglikelihood) {
-    if (!sample.target.is_string())
-      throw Error("the target of a loglikelihood task must be text, found {}",
-                  sample.target.dump());
-    sample.continuations = {sample.target.get<std::string>()};
-  } else if (task.output_type == OutputType::kMultipleChoice) {
-    const std::string delimiter = continuation_delimiter(task, options.apply_chat_template);
-    for (const std::string& choice : sample.choices)
-      sample.continuations.push_back(delimiter + choice);
+  switch (task.output_type) {
+    case OutputType::kGenerateUntil:
+      sample.prompt = prompts.next(row);
+      if (!options.sends_messages) sample.prompt = prompt_text(task, sample.prompt, options);
+      break;
+    case OutputType::kLoglikelihood:
+      sample.prompt = prompt_text(task, prompts.next(row), options);
+      sample.scored = {{sample.prompt.get<std::string>(), target_text(sample)}};
+      break;
+    case OutputType::kMultipleChoice:
+      add_choices(task, prompts, sample, options);
+      break;
+    case OutputType::kRolling:
+      sample.prompt = target_text(sample);
+      sample.scored = {{"", target_text(sample)}};
+      break;
   }
   return sample;
+}
+
+bool choices_are_questions(const EvalTask& task, const Json& first_row) {
+  return task.output_type == OutputType::kMultipleChoice && task.doc_to_text.index(first_row);
 }
 
 EvaluatedTask prepare(EvalTask task, const EvaluationOptions& options) {
@@ -122,7 +170,8 @@ EvaluatedTask prepare(EvalTask task, const EvaluationOptions& options) {
                            .chat = options.apply_chat_template,
                            .multiturn = options.fewshot_as_multiturn,
                            .system_instruction = options.system_instruction,
-                           .fewshot_seed = seed_or_random(options.fewshot_seed)});
+                           .fewshot_seed = seed_or_random(options.fewshot_seed),
+                           .choices_are_questions = choices_are_questions(spec, rows[0])});
     for (const std::size_t number : chosen) {
       with_context(fmt::format("document {}", number), [&] {
         out.samples.push_back(question(spec, prompts, rows[number], number, options));
@@ -221,9 +270,8 @@ class Runner {
       if (task.task.output_type == OutputType::kGenerateUntil) {
         for (std::size_t i = 0; i < task.task.repeats; ++i) generate(task, sample);
       } else {
-        for (const std::string& continuation : sample.continuations)
-          sample.likelihoods.push_back(
-              likelihood(sample.prompt.get_ref<const std::string&>(), continuation));
+        for (const Continuation& continuation : sample.scored)
+          sample.likelihoods.push_back(likelihood(task.task.output_type, continuation));
       }
       scorers_[task_index].score(sample);
       const std::lock_guard lock(mutex_);
@@ -236,7 +284,10 @@ class Runner {
   }
 
   void generate(const EvaluatedTask& task, EvaluatedSample& sample) {
-    const auto content = ask(make_request(sample.prompt, task.generation_kwargs, options_.model));
+    const Json prompt = sample.prompt.is_string() && options_.model.tokenized_requests
+                            ? tokenized(sample.prompt, task.generation_kwargs)
+                            : sample.prompt;
+    const auto content = ask(make_request(prompt, task.generation_kwargs, options_.model));
     sample.answers.push_back(content.value_or(options_.null_answer));
     if (content) return;
     const std::lock_guard lock(mutex_);
@@ -251,14 +302,42 @@ class Runner {
     return cached(request, [&] { return backend_.complete(request); });
   }
 
+  // Of max_length one token is for the one that a server has to generate.
+  std::size_t max_prompt_tokens() const {
+    return static_cast<std::size_t>(options_.model.max_length - 1);
+  }
+
+  // A batch of one prompt, cut on the left so that the answer has room.
+  Json tokenized(const Json& prompt, const Json& generation_kwargs) const {
+    const std::int64_t answer = max_generated_tokens(generation_kwargs, options_.model);
+    if (answer >= options_.model.max_length - 1) {
+      throw UsageError("max_length={} leaves no room for a prompt beside max_gen_toks={}",
+                       options_.model.max_length, answer);
+    }
+    return Json::array({prompt_tokens(tokenizer_of(options_), prompt.get<std::string>(),
+                                      max_prompt_tokens() - static_cast<std::size_t>(answer))});
+  }
+
+  Loglikelihood likelihood(OutputType type, const Continuation& continuation) {
+    if (type != OutputType::kRolling)
+      return likelihood(
+          likelihood_tokens(tokenizer_of(options_), continuation, max_prompt_tokens()));
+    Loglikelihood sum{0, true};
+    for (const LikelihoodTokens& piece :
+         rolling_tokens(tokenizer_of(options_), continuation.text, max_prompt_tokens())) {
+      const Loglikelihood found = likelihood(piece);
+      sum = {sum.value + found.value, sum.is_greedy && found.is_greedy};
+    }
+    return sum;
+  }
+
   // In the cache a likelihood is the JSON text [value, is_greedy].
-  Loglikelihood likelihood(const std::string& prompt, const std::string& continuation) {
-    const Json request{{"loglikelihood", prompt},
-                       {"continuation", continuation},
-                       {"model", options_.model.model},
-                       {"max_length", options_.model.max_length}};
+  Loglikelihood likelihood(const LikelihoodTokens& tokens) {
+    const Json request{{"loglikelihood", tokens.tokens},
+                       {"context", tokens.context},
+                       {"model", options_.model.model}};
     const auto text = cached(request, [&]() -> std::optional<std::string> {
-      const Loglikelihood found = backend_.loglikelihood(prompt, continuation);
+      const Loglikelihood found = backend_.loglikelihood(tokens);
       return Json::array({found.value, found.is_greedy}).dump();
     });
     const Json found = parse_json(text.value_or(""), "answer cache");

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -14,6 +13,7 @@
 #include "quern/base/json.h"
 #include "quern/eval/arguments.h"
 #include "quern/eval/chat_backend.h"
+#include "quern/eval/prompt_tokenizer.h"
 #include "quern/eval/sample.h"
 #include "quern/eval/task_file.h"
 
@@ -27,10 +27,9 @@ struct EvaluationOptions {
   std::map<std::string, std::vector<std::size_t>> samples;  // task -> documents; all when absent
   bool apply_chat_template = true;                          // messages, else one text
   bool fewshot_as_multiturn = true;
-  // Renders messages to text where the prompt is not left to the server's chat template; `open`:
-  // the last message is the beginning of the answer. Empty: messages are sent.
-  std::function<std::string(const Json& messages, bool open)> render_chat;
-  bool render_generation = false;  // also for generate_until, not only for likelihoods
+  // For likelihoods, and where the prompt is not left to the server's chat template.
+  const PromptTokenizer* tokenizer = nullptr;
+  bool sends_messages = true;  // in generate_until; else their text, or its tokens
   std::string system_instruction;
   Json gen_kwargs = Json::object();                 // over the task's own
   std::optional<std::int64_t> fewshot_seed = 1234;  // empty: unpredictable

@@ -19,8 +19,7 @@ std::vector<std::size_t> FewshotSampler::next(std::size_t count, const Json* exc
   } else {
     drawn = random_.sample(pool_.size(), count + (exclude != nullptr ? 1 : 0));
   }
-  if (exclude != nullptr && kind_ == FewshotKind::kRandom)
-    std::erase_if(drawn, [&](std::size_t i) { return pool_[i] == *exclude; });
+  if (exclude != nullptr) std::erase_if(drawn, [&](std::size_t i) { return pool_[i] == *exclude; });
   if (drawn.size() < count) throw Error("{} examples wanted, {} available", count, drawn.size());
   drawn.resize(count);
   return drawn;

@@ -9,7 +9,6 @@
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/eval/http_connection.h"
-#include "quern/eval/likelihood_tokens.h"
 #include "quern/eval/python_text.h"
 #include "quern/eval/request.h"
 
@@ -148,24 +147,16 @@ class HttpChatBackend : public ChatBackend {
 
 class HttpCompletionsBackend final : public HttpChatBackend {
  public:
-  HttpCompletionsBackend(HttpBackendOptions options, const ModelArguments& model,
-                         const PromptTokenizer& tokenizer)
-      : HttpChatBackend(std::move(options)), model_(model), tokenizer_(tokenizer) {}
+  HttpCompletionsBackend(HttpBackendOptions options, const ModelArguments& model)
+      : HttpChatBackend(std::move(options)), model_(model) {}
 
-  Loglikelihood loglikelihood(const std::string& prompt, const std::string& continuation) override {
-    // One token of max_length is for the token that the server has to generate.
-    const LikelihoodTokens tokens =
-        likelihood_tokens(tokenizer_.tokenizer(), prompt, continuation,
-                          static_cast<std::size_t>(model_.max_length - 1),
-                          prompt.empty() ? tokenizer_.prefix_token() : 0);
-    return retried(make_likelihood_request(tokens.tokens, model_), [&](const Json& response) {
-      return likelihood_of_response(response, tokens.context, tokens.tokens.size());
-    });
+  Loglikelihood loglikelihood(const LikelihoodTokens& tokens) override {
+    return retried(make_likelihood_request(tokens, model_),
+                   [&](const Json& response) { return likelihood_of_response(response, tokens); });
   }
 
  private:
   ModelArguments model_;
-  const PromptTokenizer& tokenizer_;
 };
 
 }  // namespace
@@ -196,9 +187,8 @@ std::unique_ptr<ChatBackend> make_http_chat_backend(const HttpBackendOptions& op
 }
 
 std::unique_ptr<ChatBackend> make_http_completions_backend(const HttpBackendOptions& options,
-                                                           const ModelArguments& model,
-                                                           const PromptTokenizer& tokenizer) {
-  return std::make_unique<HttpCompletionsBackend>(options, model, tokenizer);
+                                                           const ModelArguments& model) {
+  return std::make_unique<HttpCompletionsBackend>(options, model);
 }
 
 }  // namespace quern

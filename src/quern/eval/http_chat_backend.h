@@ -12,7 +12,6 @@
 
 #include "quern/eval/arguments.h"
 #include "quern/eval/chat_backend.h"
-#include "quern/eval/prompt_tokenizer.h"
 
 namespace quern {
 
@@ -36,9 +35,8 @@ std::chrono::milliseconds harness_retry_wait(int made);
 HttpBackendOptions http_backend_options(const ModelArguments& model, const std::string& api_key);
 
 std::unique_ptr<ChatBackend> make_http_chat_backend(const HttpBackendOptions& options);
-// Also tells likelihoods, by `echo` and `logprobs` of /v1/completions; `tokenizer` outlives it.
+// Also tells likelihoods, by `echo` and `logprobs` of /v1/completions.
 std::unique_ptr<ChatBackend> make_http_completions_backend(const HttpBackendOptions& options,
-                                                           const ModelArguments& model,
-                                                           const PromptTokenizer& tokenizer);
+                                                           const ModelArguments& model);
 
 }  // namespace quern

@@ -16,7 +16,7 @@
 #include "quern/checkpoint/inspect.h"
 #include "quern/checkpoint/model_config.h"
 #include "quern/eval/compare.h"
-#include "quern/eval/results_table.h"
+#include "quern/eval/markdown.h"
 #include "quern/eval/yaml_json.h"
 #include "quern/quantize/manifest.h"
 
@@ -45,17 +45,7 @@ std::string word(const std::string& text) {
   return quoted + "'";
 }
 
-// A fence that the text cannot close.
-std::string command_block(const std::string& text) {
-  std::size_t longest = 2;
-  std::size_t run = 0;
-  for (const char c : text) {
-    run = c == '`' ? run + 1 : 0;
-    longest = std::max(longest, run);
-  }
-  const std::string fence(longest + 1, '`');
-  return fmt::format("{}sh\n{}\n{}\n", fence, text, fence);
-}
+std::string shell_block(const std::string& command) { return markdown_fence(command, "sh"); }
 
 std::string name_of(const std::filesystem::path& directory) {
   return std::filesystem::absolute(directory / "").parent_path().filename().string();
@@ -213,7 +203,7 @@ std::string quantization(const Sources& sources, const CardSources& from) {
       if (pattern.is_string()) command += " " + word(pattern.get<std::string>());
     }
   }
-  return out + command_block(command) + "\n";
+  return out + shell_block(command) + "\n";
 }
 
 std::string percent(double share) { return fmt::format("{:.2f}", 100 * share); }
@@ -312,13 +302,13 @@ std::string evaluation(const Sources& sources, const CardSources& from) {
   }
   std::string out =
       "# Evaluation\n\n" + evaluation_table(base, quantized, sources) + fidelity(quantized);
-  if (!commands.empty()) out += "## Reproduction\n\n" + command_block(commands) + "\n";
+  if (!commands.empty()) out += "## Reproduction\n\n" + shell_block(commands) + "\n";
   return out;
 }
 
 std::string serving(const Sources& sources) {
   return "# Deployment\n\n" +
-         command_block("quern serve " + word(sources.quantized_name) + " --port 8000") + "\n";
+         shell_block("quern serve " + word(sources.quantized_name) + " --port 8000") + "\n";
 }
 
 }  // namespace

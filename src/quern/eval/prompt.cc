@@ -46,6 +46,15 @@ std::string answer_text(const EvalTask& task, const Json& example) {
               target.dump());
 }
 
+// The question of an example whose choices are questions: the right one.
+std::string question_of_choices(const EvalTask& task, const Json& example) {
+  const auto index = task.fewshot_text.index(example);
+  const auto choices = task.fewshot_choice->choices(example);
+  if (!index || *index >= choices.size())
+    throw Error("doc_to_text of an example is no index of its {} choices", choices.size());
+  return choices[*index];
+}
+
 std::string prefix_text(const std::optional<TaskField>& field, const Json& row) {
   return field ? field->render(row) : std::string();
 }
@@ -59,12 +68,11 @@ PromptBuilder::PromptBuilder(const EvalTask& task, const std::vector<Json>& fews
       options_(std::move(options)),
       sampler_(task.fewshot_kind, fewshot_pool, options_.fewshot_seed) {}
 
-void PromptBuilder::add_example(const Json& example, const Json& row,
-                                std::vector<Turn>& turns) const {
-  const std::string question = task_.fewshot_text.render(example);
+void PromptBuilder::add_example(const Json& example, std::vector<Turn>& turns) const {
+  const std::string question = options_.choices_are_questions ? question_of_choices(task_, example)
+                                                              : task_.fewshot_text.render(example);
   const std::string answer = answer_text(task_, example);
-  // As in the harness, the prefix is rendered with the question's row, not the example's.
-  const std::string prefix = prefix_text(task_.fewshot_gen_prefix, row);
+  const std::string prefix = prefix_text(task_.fewshot_gen_prefix, example);
   const std::string& delimiter = task_.example_target_delimiter;
   std::string between = answer.empty() ? "" : delimiter;
   if (!prefix.empty()) between = before_prefix(question, prefix, delimiter);
@@ -76,13 +84,13 @@ void PromptBuilder::add_example(const Json& example, const Json& row,
   }
 }
 
-void PromptBuilder::add_question(const Json& row, std::vector<Turn>& turns) const {
-  const std::string question = task_.doc_to_text.render(row);
+void PromptBuilder::add_question(const Json& row, const std::string& question,
+                                 const std::string& delimiter, std::vector<Turn>& turns) const {
   const std::string prefix = prefix_text(task_.gen_prefix, row);
   if (prefix.empty()) {
     turns.push_back({"user", question, ""});
   } else {
-    turns.push_back({"user", question, before_prefix(question, prefix, task_.target_delimiter)});
+    turns.push_back({"user", question, before_prefix(question, prefix, delimiter)});
     turns.push_back({"assistant", prefix, ""});
   }
 }
@@ -113,20 +121,40 @@ Json PromptBuilder::single_turn(std::vector<Turn> turns) {
   return out;
 }
 
-Json PromptBuilder::next(const Json& row) {
+std::vector<PromptBuilder::Turn> PromptBuilder::system_and_examples(const Json& row) {
   std::vector<Turn> turns;
   std::string system = join_delimited(options_.system_instruction, task_.description.render(row),
                                       task_.fewshot_delimiter);
   if (!system.empty()) turns.push_back({"system", std::move(system), ""});
   for (const std::size_t i :
        sampler_.next(options_.num_fewshot, task_.excludes_question ? &row : nullptr)) {
-    add_example(pool_[i], row, turns);
+    add_example(pool_[i], turns);
   }
-  add_question(row, turns);
+  return turns;
+}
+
+Json PromptBuilder::rendered(std::vector<Turn> turns) const {
   if (options_.chat) return options_.multiturn ? messages(turns) : single_turn(std::move(turns));
   std::string text;
   for (const Turn& turn : turns) text += turn.content + turn.delimiter;
   return text;
+}
+
+Json PromptBuilder::next(const Json& row) {
+  std::vector<Turn> turns = system_and_examples(row);
+  add_question(row, task_.doc_to_text.render(row), task_.target_delimiter, turns);
+  return rendered(std::move(turns));
+}
+
+std::vector<Json> PromptBuilder::next(const Json& row, const std::vector<std::string>& questions) {
+  const std::vector<Turn> before = system_and_examples(row);
+  std::vector<Json> prompts;
+  for (const std::string& question : questions) {
+    std::vector<Turn> turns = before;
+    add_question(row, question, "", turns);
+    prompts.push_back(rendered(std::move(turns)));
+  }
+  return prompts;
 }
 
 }  // namespace quern

@@ -20,6 +20,9 @@ struct PromptOptions {
   bool multiturn = true;  // examples as user and assistant turns, else all in one user message
   std::string system_instruction;
   std::int64_t fewshot_seed = 1234;
+  // A row's question is one of its choices (doc_to_text gives the index of the right one), in
+  // examples the right one.
+  bool choices_are_questions = false;
 };
 
 // Not thread-safe. The task and the pool must outlive it.
@@ -27,8 +30,11 @@ class PromptBuilder {
  public:
   PromptBuilder(const EvalTask& task, const std::vector<Json>& fewshot_pool, PromptOptions options);
 
+  bool choices_are_questions() const { return options_.choices_are_questions; }
   // The prompt of the next row: [{"role", "content"}, ...] or text. Rows come in document order.
   Json next(const Json& row);
+  // The same for each of `questions`, behind the same examples.
+  std::vector<Json> next(const Json& row, const std::vector<std::string>& questions);
 
  private:
   // One message, and what follows it when the prompt is one text.
@@ -37,8 +43,11 @@ class PromptBuilder {
     std::string content;
     std::string delimiter;
   };
-  void add_example(const Json& example, const Json& row, std::vector<Turn>& turns) const;
-  void add_question(const Json& row, std::vector<Turn>& turns) const;
+  std::vector<Turn> system_and_examples(const Json& row);
+  void add_example(const Json& example, std::vector<Turn>& turns) const;
+  void add_question(const Json& row, const std::string& question, const std::string& delimiter,
+                    std::vector<Turn>& turns) const;
+  Json rendered(std::vector<Turn> turns) const;
   static Json messages(const std::vector<Turn>& turns);
   static Json single_turn(std::vector<Turn> turns);
 

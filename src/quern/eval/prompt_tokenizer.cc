@@ -9,27 +9,18 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = 64 << 20;
 
-// Text, or the "content" of an added token written as an object.
-std::string token_text(const Json& config, const char* key) {
-  const Json value = config.value(key, Json());
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_object() && value.contains("content") && value["content"].is_string())
-    return value["content"].get<std::string>();
-  return "";
-}
-
 }  // namespace
 
 PromptTokenizer::PromptTokenizer(const std::filesystem::path& dir)
     : dir_(dir), tokenizer_(Tokenizer::load(dir)) {
   const std::filesystem::path file = dir / "tokenizer_config.json";
   if (std::filesystem::exists(file)) {
-    const Json config = parse_json(read_file(file, kMaxConfigBytes), file.string());
-    if (!config.is_object()) throw Error("{}: expected an object", file.string());
+    config_ = parse_json(read_file(file, kMaxConfigBytes), file.string());
+    if (!config_.is_object()) throw Error("{}: expected an object", file.string());
     for (const char* key : {"bos_token", "eos_token"}) {
-      const std::string text = token_text(config, key);
-      if (text.empty() || prefix_token_ >= 0) continue;
-      if (const auto id = tokenizer_.token_id(text)) prefix_token_ = *id;
+      const auto text = special_token(key);
+      if (!text || prefix_token_ >= 0) continue;
+      if (const auto id = tokenizer_.token_id(*text)) prefix_token_ = *id;
     }
   }
   const bool has_template =
@@ -47,6 +38,18 @@ std::int32_t PromptTokenizer::prefix_token() const {
                 dir_.string());
   }
   return prefix_token_;
+}
+
+std::optional<std::string> PromptTokenizer::special_token(const char* key) const {
+  Json value = config_.value(key, Json());
+  if (value.is_object()) value = value.value("content", Json());  // an added token as an object
+  return value.is_string() ? std::optional(value.get<std::string>()) : std::nullopt;
+}
+
+std::string PromptTokenizer::template_source() const {
+  const std::filesystem::path file = dir_ / "chat_template.jinja";
+  if (std::filesystem::exists(file)) return read_file(file, kMaxConfigBytes);
+  return special_token("chat_template").value_or("");
 }
 
 std::string PromptTokenizer::render(const Json& messages,

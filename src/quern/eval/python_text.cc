@@ -258,6 +258,17 @@ std::string_view python_strip(std::string_view text) {
   return text;
 }
 
+std::size_t python_words(std::string_view text) {
+  std::size_t words = 1;
+  bool in_space = false;
+  for (std::size_t at = 0; at < text.size();) {
+    const bool space = is_space(next_code_point(text, at));
+    if (space && !in_space) ++words;
+    in_space = space;
+  }
+  return words;
+}
+
 std::optional<double> parse_python_float(std::string_view text) {
   text = python_strip(text);
   std::string digits;

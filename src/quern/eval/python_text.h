@@ -1,6 +1,6 @@
 // Text as Python would write or read it: json.dumps, repr, str.strip, literals.
 // Must never approximate: request hashes, prompt hashes and the console line depend on each byte.
-// Proved by tests/eval/python_text_test.cc (cases made by tests/golden/eval/make_python_text.py).
+// Proved by tests/eval/python_text_test.cc (cases printed by CPython 3.11).
 #pragma once
 
 #include <optional>
@@ -31,6 +31,9 @@ std::string_view python_lstrip(std::string_view text);
 // text[0].isspace() and text[-1].isspace(); false for empty text.
 bool starts_with_space(std::string_view text);
 bool ends_with_space(std::string_view text);
+
+// len(re.split(r"\s+", text)).
+std::size_t python_words(std::string_view text);
 
 // ast.literal_eval for str, int, float, bool, None, list, tuple (as list) and dict with str keys;
 // empty when the text is no such literal.

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "quern/base/error.h"
-#include "quern/eval/results_table.h"
+#include "quern/eval/markdown.h"
 #include "quern/eval/scoring.h"
 
 namespace quern {

@@ -1,6 +1,7 @@
 // Several runs of the same evaluation: mean, spread, and how many answers stayed the same.
 // Must never mix metrics of different tasks or filters.
-// Proved by tests/apps/program_test.cc (greedy runs repeat exactly).
+// Proved by tests/eval/evaluator_test.cc (spread) and tests/apps/program_test.cc (greedy runs repeat
+// exactly).
 #pragma once
 
 #include <cstdint>

@@ -85,9 +85,8 @@ Json task_config(const EvaluatedTask& task, const Json& model_args) {
       if (written.contains(key) && !written[key].is_null()) out[key] = written[key];
     }
   };
-  copy({"task", "task_alias", "tag", "dataset_path", "dataset_name", "dataset_kwargs",
-        "training_split", "validation_split", "test_split", "fewshot_split", "doc_to_text",
-        "doc_to_target"});
+  copy({"task", "task_alias", "dataset_path", "dataset_name", "dataset_kwargs", "training_split",
+        "validation_split", "test_split", "fewshot_split", "doc_to_text", "doc_to_target"});
   out["unsafe_code"] = false;
   copy({"doc_to_choice", "process_results"});
   out["description"] = written.value("description", "");
@@ -142,33 +141,40 @@ std::string date_id() {
 
 namespace {
 
-// What was asked: the prompt with the generation arguments, or with each continuation. Messages
-// stand as JSON text in a tuple of one, as the harness's chat client keeps them.
+// What was asked: the prompt with the generation arguments, or with each continuation; a whole text
+// alone. Messages stand as JSON text in a tuple of one, as the harness's chat client keeps them.
 Json request_arguments(const EvaluatedTask& task, const EvaluatedSample& sample) {
   const Json prompt = sample.prompt.is_array() ? Json::array({python_json(sample.prompt, kOneLine)})
                                                : sample.prompt;
   Json out = Json::object();
-  if (sample.continuations.empty()) {
+  if (task.task.output_type == OutputType::kRolling) {
+    out["gen_args_0"] = {{"arg_0", prompt}};
+    return out;
+  }
+  if (sample.scored.empty()) {
     out["gen_args_0"] = {{"arg_0", prompt}, {"arg_1", task.generation_kwargs}};
   }
-  for (std::size_t i = 0; i < sample.continuations.size(); ++i) {
-    out[fmt::format("gen_args_{}", i)] = {{"arg_0", prompt}, {"arg_1", sample.continuations[i]}};
+  for (std::size_t i = 0; i < sample.scored.size(); ++i) {
+    const Continuation& scored = sample.scored[i];
+    out[fmt::format("gen_args_{}", i)] = {{"arg_0", scored.prompt}, {"arg_1", scored.text}};
   }
   return out;
 }
 
-// Everything inside is text, as the harness writes it: [[ANSWER, ...]], or [[[VALUE, GREEDY]],
-// ...].
+// Everything inside is text, as the harness writes it: [[ANSWER, ...]], [[[VALUE, GREEDY]], ...],
+// or [[VALUE]] of a whole text.
 struct Responses {
   Json all = Json::array();
   Json filtered = Json::array();
 };
-Responses responses(const EvaluatedSample& sample, std::size_t filter) {
+Responses responses(const EvaluatedTask& task, const EvaluatedSample& sample, std::size_t filter) {
   Responses out;
   for (const Loglikelihood& found : sample.likelihoods) {
-    Json pair = Json::array({python_float(found.value), found.is_greedy ? "True" : "False"});
-    out.all.push_back(Json::array({pair}));
-    out.filtered.push_back(std::move(pair));
+    Json value = python_float(found.value);
+    if (task.task.output_type != OutputType::kRolling)
+      value = Json::array({std::move(value), found.is_greedy ? "True" : "False"});
+    out.all.push_back(Json::array({value}));
+    out.filtered.push_back(std::move(value));
   }
   if (sample.likelihoods.empty()) {
     out.all.push_back(sample.answers);
@@ -186,7 +192,7 @@ std::vector<Json> sample_lines(const EvaluatedTask& task) {
     for (const EvaluatedSample& sample : task.samples) {
       const std::string prompt = sample.prompt.is_array() ? python_json(sample.prompt, kOneLine)
                                                           : sample.prompt.get<std::string>();
-      const Responses given = responses(sample, f);
+      const Responses given = responses(task, sample, f);
       const std::string target = python_str(sample.target);
       Json line{{"doc_id", sample.doc_id},
                 {"doc", sample.doc},
@@ -251,34 +257,39 @@ Json results_json(const Evaluation& evaluation, const ReportSettings& settings) 
   }
   const std::string model = model_name_of(settings.model_args);
   const bool has_system = !settings.system_instruction.empty();
-  return Json{
-      {"results", results},
-      {"group_subtasks", Json::object()},
-      {"configs", configs},
-      {"versions", versions},
-      {"n-shot", shots},
-      {"higher_is_better", higher},
-      {"n-samples", counts},
-      {"config", run_config(settings)},
-      {"git_hash", nullptr},
-      {"date", settings.start_unix_time},
-      {"pretty_env_info", "N/A"},
-      {"transformers_version", "N/A"},
-      {"lm_eval_version", fmt::format("quern {}", version())},
-      {"upper_git_hash", nullptr},
-      {"task_hashes", hashes},
-      {"model_source", settings.model_source},
-      {"model_name", model},
-      {"model_name_sanitized", sanitize_model_name(model)},
-      {"system_instruction", has_system ? Json(settings.system_instruction) : Json(nullptr)},
-      {"system_instruction_sha",
-       has_system ? Json(sha256_hex(settings.system_instruction)) : Json(nullptr)},
-      {"fewshot_as_multiturn", settings.fewshot_as_multiturn},
-      {"chat_template", settings.apply_chat_template ? Json("") : Json(nullptr)},
-      {"chat_template_sha", nullptr},
-      {"total_evaluation_time_seconds", python_float(settings.seconds)},
-      {"null_answers", evaluation.null_answers},
-      {"backend", evaluation.backend_identity}};
+  const Json& chat_template = settings.chat_template;
+  Json out{{"results", results},
+           {"group_subtasks", Json::object()},
+           {"configs", configs},
+           {"versions", versions},
+           {"n-shot", shots},
+           {"higher_is_better", higher},
+           {"n-samples", counts},
+           {"config", run_config(settings)},
+           {"git_hash", nullptr},
+           {"date", settings.start_unix_time},
+           {"pretty_env_info", "N/A"},
+           {"transformers_version", "N/A"},
+           {"lm_eval_version", fmt::format("quern {}", version())},
+           {"upper_git_hash", nullptr}};
+  out.update(settings.tokenizer_info);
+  out.update(
+      Json{{"task_hashes", hashes},
+           {"model_source", settings.model_source},
+           {"model_name", model},
+           {"model_name_sanitized", sanitize_model_name(model)},
+           {"system_instruction", has_system ? Json(settings.system_instruction) : Json(nullptr)},
+           {"system_instruction_sha",
+            has_system ? Json(sha256_hex(settings.system_instruction)) : Json(nullptr)},
+           {"fewshot_as_multiturn", settings.fewshot_as_multiturn},
+           {"chat_template", chat_template},
+           {"chat_template_sha", chat_template.is_string() && chat_template != ""
+                                     ? Json(sha256_hex(chat_template.get<std::string>()))
+                                     : Json(nullptr)},
+           {"total_evaluation_time_seconds", python_float(settings.seconds)},
+           {"null_answers", evaluation.null_answers},
+           {"backend", evaluation.backend_identity}});
+  return out;
 }
 
 std::string model_name_of(const Json& model_args) {

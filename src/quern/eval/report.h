@@ -25,8 +25,12 @@ struct ReportSettings {
   Json gen_kwargs = Json::object();
   std::vector<Json> seeds;  // python, numpy, torch, few-shot; null for None
   std::string system_instruction;
-  bool apply_chat_template = true;
-  bool fewshot_as_multiturn = true;
+  // The template that rendered the messages on this side, "" when the server's own did, null when
+  // there are none.
+  Json chat_template;
+  Json tokenizer_info =
+      Json::object();                // tokenizer_pad_token, ..., max_length; empty: no tokenizer
+  Json fewshot_as_multiturn = true;  // null: not given, and no messages
   bool log_samples = false;
   double start_unix_time = 0;
   double seconds = 0;

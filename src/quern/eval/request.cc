@@ -46,7 +46,7 @@ Json stop_list(Json until, const ModelArguments& model, bool chat) {
 }  // namespace
 
 Json make_request(const Json& prompt, const Json& generation_kwargs, const ModelArguments& model) {
-  const bool chat = prompt.is_array();
+  const bool chat = prompt.is_array() && (prompt.empty() || prompt[0].is_object());
   Json rest = generation_kwargs;
   take(rest, "do_sample");
   Json max_tokens =
@@ -64,28 +64,38 @@ Json make_request(const Json& prompt, const Json& generation_kwargs, const Model
   return body;
 }
 
-Json make_likelihood_request(const std::vector<std::int32_t>& tokens, const ModelArguments& model) {
-  return Json{{"model", model.model}, {"prompt", tokens},   {"temperature", 0}, {"max_tokens", 1},
-              {"logprobs", 1},        {"seed", model.seed}, {"echo", true}};
+std::int64_t max_generated_tokens(const Json& generation_kwargs, const ModelArguments& model) {
+  const auto found = generation_kwargs.find("max_gen_toks");
+  if (found == generation_kwargs.end() || found->is_null()) return model.max_gen_toks;
+  if (!found->is_number_integer() || *found < 1)
+    throw Error("generation argument 'max_gen_toks' must be above 0, found {}", found->dump());
+  return found->get<std::int64_t>();
 }
 
-Loglikelihood likelihood_of_response(const Json& response, std::size_t context_tokens,
-                                     std::size_t tokens) {
+Json make_likelihood_request(const LikelihoodTokens& tokens, const ModelArguments& model) {
+  return Json{{"model", model.model}, {"prompt", Json::array({tokens.tokens})},
+              {"temperature", 0},     {"max_tokens", 1},
+              {"logprobs", 1},        {"seed", model.seed},
+              {"echo", true}};
+}
+
+Loglikelihood likelihood_of_response(const Json& response, const LikelihoodTokens& tokens) {
+  const std::size_t size = tokens.tokens.size();
   const auto list = [&](const char* key) -> const Json& {
     const Json::json_pointer place(fmt::format("/choices/0/logprobs/{}", key));
     if (!response.contains(place) || !response.at(place).is_array())
       throw Error("the response has no choices[0].logprobs.{}", key);
     const Json& values = response.at(place);
-    if (values.size() < tokens)
+    if (values.size() < size)
       throw Error(
           "the response has {} {} for a prompt of {} tokens (does the server support echo?)",
-          values.size(), key, tokens);
+          values.size(), key, size);
     return values;
   };
   const Json& chosen = list("token_logprobs");
   const Json& best = list("top_logprobs");
   Loglikelihood out{0, true};
-  for (std::size_t i = context_tokens; i < tokens; ++i) {
+  for (std::size_t i = tokens.context; i < size; ++i) {
     if (!chosen[i].is_number()) throw Error("token_logprobs[{}] is {}", i, chosen[i].dump());
     const auto value = chosen[i].get<double>();
     out.value += value;

@@ -13,18 +13,20 @@
 
 namespace quern {
 
-// The body of POST /v1/chat/completions, or of /v1/completions when the prompt is text.
-// `generation_kwargs` are the task's, with --gen_kwargs over
-// them.
+// The body of POST /v1/chat/completions, or of /v1/completions when the prompt is text or a list of
+// one list of tokens. `generation_kwargs` are the task's, with --gen_kwargs over them.
 Json make_request(const Json& prompt, const Json& generation_kwargs, const ModelArguments& model);
 
-// The body that asks /v1/completions for the likelihood of `tokens`.
-Json make_likelihood_request(const std::vector<std::int32_t>& tokens, const ModelArguments& model);
+// The tokens that a request may ask for: max_gen_toks of the generation arguments, else the
+// model's.
+std::int64_t max_generated_tokens(const Json& generation_kwargs, const ModelArguments& model);
 
-// The likelihood of all tokens from `context_tokens` on in the response to that; the last token was
-// generated and does not count. Throws Error when the response does not hold it.
-Loglikelihood likelihood_of_response(const Json& response, std::size_t context_tokens,
-                                     std::size_t tokens);
+// The body that asks /v1/completions for the likelihood of `tokens`.
+Json make_likelihood_request(const LikelihoodTokens& tokens, const ModelArguments& model);
+
+// The likelihood of the tokens behind the prompt's in the response to that; the last one of the
+// response was generated and does not count. Throws Error when the response does not hold it.
+Loglikelihood likelihood_of_response(const Json& response, const LikelihoodTokens& tokens);
 
 // The answer in a response: content of the first choice; empty optional for `content: null`.
 // `choices[].text` of /v1/completions counts as content. A response without a readable choice is an

@@ -112,10 +112,12 @@ class SamplesFile {
     }
   }
 
-  // The scores of one metric under one filter, by document.
+  // The scores of one metric under one filter, by document; none of a metric that is no mean of
+  // them.
   std::map<std::int64_t, RunSample> scores(const std::string& metric,
                                            const std::string& filter) const {
     std::map<std::int64_t, RunSample> out;
+    if (metric.ends_with("perplexity") || metric == "bits_per_byte") return out;
     for (const Json& line : lines_) {
       if (line["filter"] != filter) continue;
       const auto id = line["doc_id"].get<std::int64_t>();
@@ -168,6 +170,7 @@ EvaluationRun samples_run(const std::filesystem::path& path) {
   const SamplesFile file(path);
   for (const auto& [metric, filter] : file.keys()) {
     RunScore score{task_of_samples(path), metric, filter, {}, file.scores(metric, filter)};
+    if (score.samples.empty()) continue;
     score.mean = mean_of_samples(score.samples);
     run.scores.push_back(std::move(score));
   }

@@ -30,7 +30,7 @@ std::size_t argmax(const std::vector<double>& values) {
 }
 
 // The right choice: an index, or the text of a choice; empty when it is none of them.
-std::optional<std::size_t> gold_choice(const Json& target, const EvaluatedSample& sample) {
+std::optional<std::size_t> choice_of(const Json& target, const EvaluatedSample& sample) {
   const std::size_t count = sample.choices.size();
   if (target.is_number_integer()) {
     // A negative index counts from the end when it is looked up, but equals no prediction.
@@ -51,14 +51,21 @@ std::optional<std::size_t> gold_choice(const Json& target, const EvaluatedSample
 std::vector<std::size_t> gold_choices(const EvaluatedSample& sample) {
   std::vector<std::size_t> gold;
   const auto add = [&](const Json& target) {
-    if (const auto index = gold_choice(target, sample)) gold.push_back(*index);
+    if (const auto index = choice_of(target, sample)) gold.push_back(*index);
   };
-  if (sample.target.is_array()) {
-    for (const Json& target : sample.target) add(target);
+  if (sample.gold.is_array()) {
+    for (const Json& target : sample.gold) add(target);
   } else {
-    add(sample.target);
+    add(sample.gold);
   }
   return gold;
+}
+
+double sample_deviation(const std::vector<double>& values) {
+  const double centre = mean(values);
+  double sum = 0;
+  for (const double value : values) sum += (value - centre) * (value - centre);
+  return std::sqrt(sum / static_cast<double>(values.size() - 1));
 }
 
 double perplexity(const std::vector<double>& values) { return std::exp(-mean(values)); }
@@ -77,7 +84,7 @@ double perplexity_stderr(const std::vector<double>& values) {
       found.push_back(perplexity(drawn));
     }
   }
-  return *mean_stderr(found) * std::sqrt(static_cast<double>(found.size()));
+  return sample_deviation(found);
 }
 
 }  // namespace
@@ -136,7 +143,7 @@ std::vector<Json> Scorer::score_answer(const Json& value, const EvaluatedSample&
     // An index of a choice stands for its text; of several targets any is right.
     std::vector<std::string> references;
     if (!sample.choices.empty() && !sample.target.is_array()) {
-      const auto gold = gold_choice(sample.target, sample);
+      const auto gold = choice_of(sample.target, sample);
       if (!gold) throw Error("the target {} is no index of a choice", sample.target.dump());
       references.push_back(sample.choices[*gold]);
     } else if (sample.target.is_array()) {
@@ -153,23 +160,46 @@ std::vector<Json> Scorer::score_answer(const Json& value, const EvaluatedSample&
 }
 
 std::vector<Json> Scorer::score_likelihoods(const EvaluatedSample& sample) const {
+  if (type_ == OutputType::kMultipleChoice) return score_choices(sample);
+  const Loglikelihood& found = sample.likelihoods.at(0);
+  const std::string& text = sample.scored.at(0).text;
   std::vector<Json> scores;
-  if (type_ == OutputType::kLoglikelihood) {
-    const Loglikelihood& found = sample.likelihoods.at(0);
-    for (const MetricSpec& metric : metrics_) {
-      if (metric.kind == MetricKind::kPerplexity) scores.emplace_back(found.value);
-      if (metric.kind == MetricKind::kAcc) scores.emplace_back(found.is_greedy ? 1 : 0);
+  for (const MetricSpec& metric : metrics_) {
+    switch (metric.kind) {
+      case MetricKind::kPerplexity:
+        scores.emplace_back(found.value);
+        break;
+      case MetricKind::kAcc:
+        scores.emplace_back(found.is_greedy ? 1 : 0);
+        break;
+      case MetricKind::kWordPerplexity:
+        scores.push_back(Json::array({found.value, python_words(text)}));
+        break;
+      case MetricKind::kBytePerplexity:
+      case MetricKind::kBitsPerByte:
+        scores.push_back(Json::array({found.value, text.size()}));
+        break;
+      default:  // bypass: no score at all
+        break;
     }
-    return scores;
   }
+  return scores;
+}
+
+std::vector<Json> Scorer::score_choices(const EvaluatedSample& sample) const {
+  std::vector<Json> scores;
   std::vector<double> plain;
   std::vector<double> by_characters;
   std::vector<double> by_bytes;
+  std::vector<double> mutual;
   for (std::size_t i = 0; i < sample.choices.size(); ++i) {
     const std::string& choice = sample.choices[i];
     plain.push_back(sample.likelihoods.at(i).value);
     by_characters.push_back(plain.back() / static_cast<double>(count_utf8(choice)));
     by_bytes.push_back(plain.back() / static_cast<double>(choice.size()));
+    const std::size_t alone = sample.choices.size() + i;  // without a question, when it is asked
+    if (alone < sample.likelihoods.size())
+      mutual.push_back(plain.back() - sample.likelihoods[alone].value);
   }
   const std::vector<std::size_t> gold = gold_choices(sample);
   const auto is_gold = [&](std::size_t choice) {
@@ -186,6 +216,9 @@ std::vector<Json> Scorer::score_likelihoods(const EvaluatedSample& sample) const
       case MetricKind::kAccBytes:
         scores.emplace_back(is_gold(argmax(by_bytes)));
         break;
+      case MetricKind::kAccMutualInfo:
+        scores.emplace_back(is_gold(argmax(mutual)));
+        break;
       case MetricKind::kExactMatch:
         scores.emplace_back(
             std::any_of(gold.begin(), gold.end(),
@@ -200,14 +233,35 @@ std::vector<Json> Scorer::score_likelihoods(const EvaluatedSample& sample) const
   return scores;
 }
 
+namespace {
+
+// -sum(likelihood) / sum(length) of [likelihood, length] scores.
+double nats_per_unit(const std::vector<Json>& scores) {
+  double likelihood = 0;
+  double length = 0;
+  for (const Json& score : scores) {
+    likelihood += score.at(0).get<double>();
+    length += score.at(1).get<double>();
+  }
+  return -likelihood / length;
+}
+
+}  // namespace
+
 Aggregate aggregate(MetricKind metric, const std::vector<Json>& scores) {
   if (metric == MetricKind::kBypass) return {999, std::nullopt};
+  if (metric == MetricKind::kBitsPerByte)
+    return {nats_per_unit(scores) / std::log(2.0), std::nullopt};
+  if (metric == MetricKind::kWordPerplexity || metric == MetricKind::kBytePerplexity)
+    return {std::exp(nats_per_unit(scores)), std::nullopt};
   std::vector<double> values;
   for (const Json& score : scores) values.push_back(score.get<double>());
   const bool several = values.size() > 1;
   if (metric == MetricKind::kPerplexity) {
-    return {perplexity(values),
-            several ? std::optional<double>(perplexity_stderr(values)) : std::nullopt};
+    std::optional<double> error;
+    if (several) error = perplexity_stderr(values);
+    if (error && !std::isfinite(*error)) error.reset();  // the harness ends here with an overflow
+    return {perplexity(values), error};
   }
   return {mean(values), mean_stderr(values)};
 }
@@ -220,11 +274,7 @@ double mean(const std::vector<double>& scores) {
 
 std::optional<double> mean_stderr(const std::vector<double>& scores) {
   if (scores.size() < 2) return std::nullopt;
-  const double centre = mean(scores);
-  double sum = 0;
-  for (const double score : scores) sum += (score - centre) * (score - centre);
-  const auto n = static_cast<double>(scores.size());
-  return std::sqrt(sum / (n - 1)) / std::sqrt(n);
+  return sample_deviation(scores) / std::sqrt(static_cast<double>(scores.size()));
 }
 
 }  // namespace quern

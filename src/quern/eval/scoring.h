@@ -40,6 +40,7 @@ class Scorer {
  private:
   std::vector<Json> score_answer(const Json& value, const EvaluatedSample& sample) const;
   std::vector<Json> score_likelihoods(const EvaluatedSample& sample) const;
+  std::vector<Json> score_choices(const EvaluatedSample& sample) const;
 
   OutputType type_;
   std::vector<AnswerFilter> filters_;

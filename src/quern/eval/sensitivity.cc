@@ -10,7 +10,7 @@
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/checkpoint/checkpoint.h"
-#include "quern/eval/results_table.h"
+#include "quern/eval/markdown.h"
 #include "quern/quantize/output_directory.h"
 #include "quern/quantize/pipeline.h"
 #include "quern/quantize/template.h"

@@ -1,6 +1,8 @@
 // See task_file.h. Keys and defaults: lm-evaluation-harness lm_eval/config/task.py.
 #include "quern/eval/task_file.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -32,7 +34,8 @@ struct Named {
 };
 constexpr Named<OutputType> kOutputTypes[] = {{"generate_until", OutputType::kGenerateUntil},
                                               {"loglikelihood", OutputType::kLoglikelihood},
-                                              {"multiple_choice", OutputType::kMultipleChoice}};
+                                              {"multiple_choice", OutputType::kMultipleChoice},
+                                              {"loglikelihood_rolling", OutputType::kRolling}};
 constexpr Named<FilterKind> kFilters[] = {{"regex", FilterKind::kRegex},
                                           {"multi_choice_regex", FilterKind::kMultiChoiceRegex},
                                           {"remove_whitespace", FilterKind::kRemoveWhitespace},
@@ -42,10 +45,16 @@ constexpr Named<FilterKind> kFilters[] = {{"regex", FilterKind::kRegex},
                                           {"take_first_k", FilterKind::kTakeFirstK},
                                           {"majority_vote", FilterKind::kMajorityVote},
                                           {"take_first", FilterKind::kTakeFirst}};
-constexpr Named<MetricKind> kMetrics[] = {
-    {"exact_match", MetricKind::kExactMatch}, {"acc", MetricKind::kAcc},
-    {"acc_norm", MetricKind::kAccNorm},       {"acc_bytes", MetricKind::kAccBytes},
-    {"perplexity", MetricKind::kPerplexity},  {"bypass", MetricKind::kBypass}};
+constexpr Named<MetricKind> kMetrics[] = {{"exact_match", MetricKind::kExactMatch},
+                                          {"acc", MetricKind::kAcc},
+                                          {"acc_norm", MetricKind::kAccNorm},
+                                          {"acc_bytes", MetricKind::kAccBytes},
+                                          {"acc_mutual_info", MetricKind::kAccMutualInfo},
+                                          {"perplexity", MetricKind::kPerplexity},
+                                          {"word_perplexity", MetricKind::kWordPerplexity},
+                                          {"byte_perplexity", MetricKind::kBytePerplexity},
+                                          {"bits_per_byte", MetricKind::kBitsPerByte},
+                                          {"bypass", MetricKind::kBypass}};
 
 // The kind of that name; an unknown one is an error that lists the known ones.
 template <typename Kind, std::size_t N>
@@ -214,18 +223,43 @@ std::vector<FilterSpec> parse_filters(const Keys& keys) {
 bool fits(MetricKind metric, OutputType type) {
   switch (metric) {
     case MetricKind::kExactMatch:
-      return type != OutputType::kLoglikelihood;
+      return type == OutputType::kGenerateUntil || type == OutputType::kMultipleChoice;
     case MetricKind::kAcc:
-      return type != OutputType::kGenerateUntil;
+      return type == OutputType::kLoglikelihood || type == OutputType::kMultipleChoice;
     case MetricKind::kAccNorm:
     case MetricKind::kAccBytes:
+    case MetricKind::kAccMutualInfo:
       return type == OutputType::kMultipleChoice;
     case MetricKind::kPerplexity:
       return type == OutputType::kLoglikelihood;
+    case MetricKind::kWordPerplexity:
+    case MetricKind::kBytePerplexity:
+    case MetricKind::kBitsPerByte:
+      return type == OutputType::kRolling;
     case MetricKind::kBypass:
       return true;
   }
   return false;
+}
+
+// The aggregation that belongs to a metric; no other one is known.
+std::string_view aggregation_name(MetricKind metric) {
+  switch (metric) {
+    case MetricKind::kPerplexity:
+    case MetricKind::kBitsPerByte:
+    case MetricKind::kBypass:
+      return metric_name(metric);
+    case MetricKind::kWordPerplexity:
+    case MetricKind::kBytePerplexity:
+      return "weighted_perplexity";
+    default:
+      return "mean";
+  }
+}
+
+bool is_perplexity(MetricKind metric) {
+  return metric == MetricKind::kPerplexity || metric == MetricKind::kWordPerplexity ||
+         metric == MetricKind::kBytePerplexity || metric == MetricKind::kBitsPerByte;
 }
 
 MetricSpec parse_metric(const Json& entry, OutputType type) {
@@ -235,14 +269,11 @@ MetricSpec parse_metric(const Json& entry, OutputType type) {
   metric.kind = kind_of(kMetrics, name, "metric");
   if (!fits(metric.kind, type))
     throw Error("metric '{}' does not fit the task's output_type", name);
-  const std::string own = metric.kind == MetricKind::kPerplexity ? "perplexity"
-                          : metric.kind == MetricKind::kBypass   ? "bypass"
-                                                                 : "mean";
+  const std::string own(aggregation_name(metric.kind));
   if (const auto aggregation = keys.text("aggregation").value_or(own); aggregation != own) {
     throw Error("aggregation '{}' of metric '{}' is not supported ({} is)", aggregation, name, own);
   }
-  metric.higher_is_better =
-      keys.boolean("higher_is_better", metric.kind != MetricKind::kPerplexity);
+  metric.higher_is_better = keys.boolean("higher_is_better", !is_perplexity(metric.kind));
   parse_ignored(keys, metric.exact_match);
   return metric;
 }
@@ -257,6 +288,10 @@ std::vector<MetricSpec> parse_metrics(const Keys& keys, OutputType type) {
         return {{MetricKind::kPerplexity, false, {}}, {MetricKind::kAcc, true, {}}};
       case OutputType::kMultipleChoice:
         return {{MetricKind::kAcc, true, {}}, {MetricKind::kAccNorm, true, {}}};
+      case OutputType::kRolling:
+        return {{MetricKind::kWordPerplexity, false, {}},
+                {MetricKind::kBytePerplexity, false, {}},
+                {MetricKind::kBitsPerByte, false, {}}};
     }
   }
   for (const Json& entry : keys.list("metric_list")) {
@@ -267,13 +302,19 @@ std::vector<MetricSpec> parse_metrics(const Keys& keys, OutputType type) {
     }
   }
   if (metrics.empty()) throw Error("metric_list is empty");
+  if (type != OutputType::kGenerateUntil)
+    std::stable_sort(metrics.begin(), metrics.end(),
+                     [](const auto& a, const auto& b) { return a.kind < b.kind; });
   return metrics;
 }
 
-// Defaults of TaskConfig.__post_init__: temperature as float, `until` = fewshot_delimiter.
+// Defaults of TaskConfig.__post_init__ and default_gen_kwargs: temperature as float, `until` =
+// fewshot_delimiter.
 Json parse_generation(const Keys& keys, const std::string& fewshot_delimiter) {
   const Json* found = keys.find("generation_kwargs");
-  Json kwargs = found != nullptr ? *found : Json{{"temperature", 0.0}, {"do_sample", false}};
+  Json kwargs = found != nullptr
+                    ? *found
+                    : Json{{"temperature", 0.0}, {"do_sample", false}, {"max_gen_toks", 256}};
   if (!kwargs.is_object()) wrong_type("generation_kwargs", "a mapping", kwargs);
   if (const auto temperature = kwargs.find("temperature"); temperature != kwargs.end()) {
     if (!temperature->is_number())
@@ -328,6 +369,13 @@ void parse_fewshot(const Keys& keys, const Keys& fewshot, EvalTask& task) {
   }
 }
 
+// A field that may be written as a number, as {"doc_to_text": 0}.
+std::string column_or_text(const Keys& keys, std::string_view key) {
+  const Json* value = keys.find(key);
+  if (value != nullptr && value->is_number_integer()) return value->dump();
+  return keys.required_text(key);
+}
+
 bool all_digits(const std::string& text) {
   return !text.empty() &&
          std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
@@ -351,6 +399,16 @@ std::string TaskField::render(const Json& row) const {
   Json found = value(row);
   if (!found.is_string()) throw Error("{}: column '{}' is not text", name_, source_);
   return found.get<std::string>();
+}
+
+std::optional<std::size_t> TaskField::index(const Json& row) const {
+  constexpr std::size_t kMaxDigits = 9;
+  const Json found = value(row);
+  if (found.is_number_unsigned()) return found.get<std::size_t>();
+  if (!found.is_string() || is_column(row)) return std::nullopt;
+  const std::string& text = found.get_ref<const std::string&>();
+  if (!all_digits(text) || text.size() > kMaxDigits) return std::nullopt;
+  return std::stoul(text);
 }
 
 bool TaskField::is_column(const Json& row) const { return row.contains(source_); }
@@ -424,7 +482,7 @@ EvalTask parse_task(const std::string& yaml, const std::filesystem::path& file) 
     const Keys fewshot(fewshot_config != nullptr ? *fewshot_config : no_fewshot, "fewshot_config");
 
     const std::string name = keys.required_text("task");
-    const std::string text = keys.required_text("doc_to_text");
+    const std::string text = column_or_text(keys, "doc_to_text");
     const Json* target = keys.find("doc_to_target");
     if (target == nullptr) throw Error("key 'doc_to_target' is missing");
     const auto own_or = [&](const char* key) {
@@ -490,6 +548,11 @@ EvalTask parse_task(const std::string& yaml, const std::filesystem::path& file) 
     task.config = std::move(config);
     return task;
   });
+}
+
+bool EvalTask::scores(MetricKind kind) const {
+  return std::any_of(metrics.begin(), metrics.end(),
+                     [&](const MetricSpec& metric) { return metric.kind == kind; });
 }
 
 void skip_metrics(EvalTask& task) {
@@ -583,11 +646,20 @@ std::vector<EvalTask> load_tasks(const std::string& name,
   }
   if (!is_task_path(name)) {
     std::string unreadable;
-    for (const FoundTask& task : find_tasks(include_paths, unreadable)) {
+    const auto fits = [&](const std::string& found) {
+      return ::fnmatch(name.c_str(), found.c_str(), 0) == 0;
+    };
+    const bool is_pattern = name.find_first_of("*?[") != std::string::npos;
+    std::vector<FoundTask> found = find_tasks(include_paths, unreadable);
+    if (is_pattern)  // of two files of one task the first stays in front
+      std::stable_sort(found.begin(), found.end(),
+                       [](const auto& a, const auto& b) { return a.name < b.name; });
+    for (const FoundTask& task : found) {
       const bool seen = std::any_of(tasks.begin(), tasks.end(),
                                     [&](const EvalTask& other) { return other.name == task.name; });
-      if (seen || std::find(task.tags.begin(), task.tags.end(), name) == task.tags.end()) continue;
-      tasks.push_back(parse_task(task.text, task.file));
+      const bool wanted =
+          std::any_of(task.tags.begin(), task.tags.end(), fits) || (is_pattern && fits(task.name));
+      if (!seen && wanted) tasks.push_back(parse_task(task.text, task.file));
     }
   }
   if (tasks.empty()) tasks.push_back(load_task(name, include_paths));

@@ -20,6 +20,7 @@ enum class OutputType : std::uint8_t {
   kGenerateUntil,   // write an answer
   kLoglikelihood,   // how likely is the target
   kMultipleChoice,  // which of the choices is the likeliest
+  kRolling,         // how likely is a whole text
 };
 
 struct ExactMatchOptions {
@@ -59,12 +60,17 @@ struct FilterSpec {
   std::vector<FilterStep> steps;
 };
 
+// In the order in which the harness scores the metrics of a likelihood task.
 enum class MetricKind : std::uint8_t {
-  kExactMatch,
+  kPerplexity,
   kAcc,
   kAccNorm,
   kAccBytes,
-  kPerplexity,
+  kExactMatch,
+  kAccMutualInfo,
+  kWordPerplexity,
+  kBytePerplexity,
+  kBitsPerByte,
   kBypass
 };
 std::string_view metric_name(MetricKind kind);
@@ -81,6 +87,8 @@ class TaskField {
   TaskField(std::string source, std::string name);
   // The text for one row; throws Error when the column is no text or a variable is missing.
   std::string render(const Json& row) const;
+  // The index of a choice that the field gives: a whole number, or text of digits.
+  std::optional<std::size_t> index(const Json& row) const;
   // A column's value of any type; text for a template.
   Json value(const Json& row) const;
   bool is_column(const Json& row) const;
@@ -152,6 +160,7 @@ struct EvalTask {
   Json generation_kwargs = nullptr;
   std::vector<FilterSpec> filters = {};
   std::vector<MetricSpec> metrics = {};
+  bool scores(MetricKind kind) const;
   Json version = nullptr;  // metadata.version, null when not given
 };
 
@@ -159,8 +168,8 @@ struct EvalTask {
 // then among the embedded ones.
 EvalTask load_task(const std::string& name,
                    const std::vector<std::filesystem::path>& include_paths);
-// All tasks that carry `name` as a tag, else the one of that name. A directory: all its .yaml
-// files.
+// All tasks that carry `name` as a tag, or fit it as a pattern ("gsm8k*"), else the one of that
+// name. A directory: all its .yaml files.
 std::vector<EvalTask> load_tasks(const std::string& name,
                                  const std::vector<std::filesystem::path>& include_paths);
 // A task from YAML text; `include` is resolved beside `file`, then among the embedded tasks.

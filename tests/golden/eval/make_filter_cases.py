@@ -4,6 +4,7 @@
   make_filter_cases.py OUT.json
 """
 import json
+import random
 import sys
 
 from lm_eval.filters import build_filter_ensemble
@@ -18,6 +19,11 @@ ANSWERS = [
     ["A", "B", "A"],
     ["Answer : B", ": C and : A", "paris"],
 ]
+# Random answers out of pieces that the filters look for.
+PIECES = ["The answer is ", "#### ", "####", "18", "-3", "1,050", ".", ",", "$", " ", "\n", "\u00a0", "\u2028", "(B)", "(a)", ": C",
+          ": D", ":b", "Oslo", "PARIS", "paris.", "a+b (c)", "x", "X", "yes", "no", "A", "B", "ß", "É", "１８", "\U0001f600", "[", "\\"]
+rnd = random.Random(5)
+RANDOM_ANSWERS = [["".join(rnd.choices(PIECES, k=rnd.randint(0, 9))) for _ in range(rnd.randint(2, 5))] for _ in range(40)]
 DOC = {"choices": [" Oslo", "Paris.", "a+b (c)"]}
 FIRST = {"function": "take_first"}
 FILTERS = [
@@ -52,7 +58,7 @@ cases = []
 for steps in FILTERS:
     ensemble = build_filter_ensemble(
         "f", [(s["function"], {k: v for k, v in s.items() if k != "function"}) for s in steps + [FIRST]])
-    for answers in ANSWERS:
+    for answers in ANSWERS + RANDOM_ANSWERS:
         instance = Instance(list(answers))
         ensemble.apply([instance])
         cases.append({"filter": steps + [FIRST], "answers": answers, "value": instance.filtered_resps["f"]})
