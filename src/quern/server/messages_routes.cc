@@ -59,7 +59,7 @@ asio::awaitable<void> with_errors(ApiContext& api, HttpExchange& exchange) {
 }  // namespace
 
 std::vector<Route> messages_routes() {
-  return {{"/v1/messages", {"POST"}, with_errors<answer>, messages_schema},
+  return {{"/v1/messages", {"POST"}, with_errors<answer>, messages_schema, kMaybeStreamed},
           {"/v1/messages/count_tokens", {"POST"}, with_errors<count>, count_tokens_schema}};
 }
 

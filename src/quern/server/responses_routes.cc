@@ -86,7 +86,7 @@ asio::awaitable<void> cancel(ApiContext& api, HttpExchange& exchange) {
 }  // namespace
 
 std::vector<Route> responses_routes() {
-  return {{"/v1/responses", {"POST"}, create, responses_schema},
+  return {{"/v1/responses", {"POST"}, create, responses_schema, kMaybeStreamed},
           {"/v1/responses/{id}", {"GET"}, retrieve},
           {"/v1/responses/{id}/cancel", {"POST"}, cancel}};
 }
