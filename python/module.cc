@@ -79,6 +79,18 @@ py::dict verify(const std::filesystem::path& directory) {
   return result;
 }
 
+// (source, targets, operation, axis), as __init__.py makes them of Quark's objects.
+using ConverterFields = std::tuple<std::string, std::vector<std::string>, std::string, int>;
+
+std::vector<ConverterFields> converter_fields(const std::vector<WeightConverter>& converters) {
+  std::vector<ConverterFields> fields;
+  for (const WeightConverter& c : converters) {
+    const bool chunk = c.operation == WeightConverter::Operation::kChunk;
+    fields.emplace_back(c.source, c.targets, chunk ? "Chunk" : "SplitFusedExperts", c.axis);
+  }
+  return fields;
+}
+
 py::list templates() {
   py::list list;
   for (const ModelTemplate& entry : builtin_templates()) {
@@ -92,18 +104,6 @@ py::list templates() {
     list.append(fields);
   }
   return list;
-}
-
-// (source, targets, operation, axis), as __init__.py makes them of Quark's objects.
-using ConverterFields = std::tuple<std::string, std::vector<std::string>, std::string, int>;
-
-std::vector<ConverterFields> converter_fields(const std::vector<WeightConverter>& converters) {
-  std::vector<ConverterFields> fields;
-  for (const WeightConverter& c : converters) {
-    const bool chunk = c.operation == WeightConverter::Operation::kChunk;
-    fields.emplace_back(c.source, c.targets, chunk ? "Chunk" : "SplitFusedExperts", c.axis);
-  }
-  return fields;
 }
 
 void set_converters(QuantizeOptions& options, const std::vector<ConverterFields>& fields) {
