@@ -1,7 +1,7 @@
 // POST /v1/completions: requests to plans, outputs to bytes, and both over sockets.
 #include <gtest/gtest.h>
 
-#include <regex>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -235,10 +235,12 @@ TEST_F(CompletionApi, StreamEndsWithUsageAndDone) {
   EXPECT_EQ(status, "HTTP/1.1 200");
   const std::string text = unchunk(chunked);
   std::string joined;
-  const std::regex piece("\"text\":\"([^\"]*)\"");
-  for (auto it = std::sregex_iterator(text.begin(), text.end(), piece);
-       it != std::sregex_iterator(); ++it) {
-    joined += (*it)[1];
+  std::istringstream events(text);
+  for (std::string line; std::getline(events, line);) {
+    if (!line.starts_with("data: {")) continue;
+    for (const Json& choice : Json::parse(line.substr(6)).at("choices")) {
+      joined += choice.at("text").get<std::string>();
+    }
   }
   EXPECT_EQ(joined, "aHello world");
   EXPECT_TRUE(text.ends_with("\"completion_tokens\":3}}\n\ndata: [DONE]\n\n")) << text;
