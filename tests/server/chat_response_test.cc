@@ -168,7 +168,8 @@ TEST(ChatAnswer, HidesReasoningOnRequestAndReportsFailures) {
 }
 
 TEST(ChatAnswer, HeldTextComesAtTheEnd) {
-  ChatAnswer answer(plan_of());
+  const ChatPlan plan = plan_of();
+  ChatAnswer answer(plan);
   EXPECT_FALSE(answer.feed(0, output("<mm:th")));
   const auto delta = answer.feed(0, output("", engine::FinishReason::kLength));
   ASSERT_TRUE(delta);

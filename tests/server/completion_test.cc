@@ -238,7 +238,8 @@ TEST_F(CompletionApi, StreamEndsWithUsageAndDone) {
   std::istringstream events(text);
   for (std::string line; std::getline(events, line);) {
     if (!line.starts_with("data: {")) continue;
-    for (const Json& choice : Json::parse(line.substr(6)).at("choices")) {
+    const Json event = Json::parse(line.substr(6));
+    for (const Json& choice : event.at("choices")) {
       joined += choice.at("text").get<std::string>();
     }
   }

@@ -50,10 +50,11 @@ struct ChatDelta {
   bool has_message() const { return !reasoning.empty() || !content.empty() || !tool_calls.empty(); }
 };
 
-// Turns the outputs of all choices of a plan into deltas. Not thread-safe.
+// Turns the outputs of all choices of a plan, which must outlive it, into deltas. Not thread-safe.
 class ChatAnswer {
  public:
   explicit ChatAnswer(const ChatPlan& plan);
+  explicit ChatAnswer(const ChatPlan&& plan) = delete;
 
   // Empty when the output shows nothing yet; its logprobs and ids then come with the next delta.
   // Throws ApiError (500) when the generation failed.
