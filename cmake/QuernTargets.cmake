@@ -6,7 +6,9 @@ if(NOT QUERN_FUZZ)  # clang warns of other things than GCC, whose warnings are e
   target_compile_options(quern_options INTERFACE -Wall -Wextra -Wpedantic -Wconversion -Werror)
 endif()
 target_include_directories(quern_options INTERFACE "${CMAKE_SOURCE_DIR}/src")
+set(QUERN_TEST_TIMEOUT_SECONDS 600)
 if(QUERN_SANITIZE)
+  set(QUERN_TEST_TIMEOUT_SECONDS 3600)  # numeric tests run 10 to 50 times longer
   target_compile_options(quern_options INTERFACE -fsanitize=${QUERN_SANITIZE} -fno-omit-frame-pointer -g)
   target_link_options(quern_options INTERFACE -fsanitize=${QUERN_SANITIZE})
   if(QUERN_SANITIZE MATCHES "undefined")
@@ -46,6 +48,6 @@ function(quern_test name)
   # A test is compiled far more often than its own code could win back by running faster.
   target_compile_options(${name}_test PRIVATE $<$<CONFIG:Release>:-O1>)
   target_compile_definitions(${name}_test PRIVATE QUERN_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-  gtest_discover_tests(${name}_test PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600
-                       DISCOVERY_TIMEOUT 60)
+  gtest_discover_tests(${name}_test PROPERTIES LABELS "${ARG_LABELS}"
+                       TIMEOUT ${QUERN_TEST_TIMEOUT_SECONDS} DISCOVERY_TIMEOUT 60)
 endfunction()
