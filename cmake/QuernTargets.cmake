@@ -16,9 +16,25 @@ if(QUERN_SANITIZE)
   endif()
 endif()
 
-# quern_library(<folder> [DEPS <folder>...] [LIBS <external>...]): all *.cc below the calling folder.
+# Files that share a compilation unit: parsing the headers of JSON, Asio, spdlog and GoogleTest costs
+# far more than our own code, and a unit of eight files costs what two do alone. With
+# -DQUERN_UNITY_BATCH_SIZE=0 (preset debug) each file compiles alone: quicker after an edit, and it
+# holds that every file includes what it uses.
+set(QUERN_UNITY_BATCH_SIZE 8 CACHE STRING "Source files in a compilation unit; 0: each alone")
+function(quern_unity target)
+  if(QUERN_UNITY_BATCH_SIZE GREATER 0)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON
+                          UNITY_BUILD_BATCH_SIZE ${QUERN_UNITY_BATCH_SIZE})
+    # A type that holds one of an anonymous namespace is fine in the file that GCC compiles, but in
+    # a unit each file is an include.
+    target_compile_options(${target} PRIVATE -Wno-subobject-linkage)
+  endif()
+endfunction()
+
+# quern_library(<folder> [ALONE] [DEPS <folder>...] [LIBS <external>...]): all *.cc below the calling
+# folder; ALONE: each file its own compilation unit (Highway's headers are included once a target).
 function(quern_library name)
-  cmake_parse_arguments(ARG "" "" "DEPS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "ALONE" "" "DEPS;LIBS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cc")
   list(TRANSFORM ARG_DEPS PREPEND "quern_")
   if(NOT sources)  # a folder that has no code yet
@@ -27,13 +43,16 @@ function(quern_library name)
     return()
   endif()
   add_library(quern_${name} STATIC ${sources})
+  if(NOT ARG_ALONE)
+    quern_unity(quern_${name})
+  endif()
   target_link_libraries(quern_${name} PUBLIC quern_options ${ARG_DEPS} ${ARG_LIBS})
 endfunction()
 
-# quern_test(<folder> [DEPS <folder>...] [LIBS <external>...] [LABELS unit|golden|e2e]): the *_test.cc of
+# quern_test(<folder> [ALONE] [DEPS <folder>...] [LIBS <external>...] [LABELS unit|golden|e2e]): the *_test.cc of
 # the calling folder as one GoogleTest binary; each TEST is one CTest entry.
 function(quern_test name)
-  cmake_parse_arguments(ARG "" "" "DEPS;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "ALONE" "" "DEPS;LIBS;LABELS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc")
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
@@ -43,6 +62,9 @@ function(quern_test name)
   endif()
   list(TRANSFORM ARG_DEPS PREPEND "quern_")
   add_executable(${name}_test ${sources})
+  if(NOT ARG_ALONE)
+    quern_unity(${name}_test)
+  endif()
   target_link_libraries(${name}_test PRIVATE ${ARG_DEPS} ${ARG_LIBS} GTest::gmock GTest::gtest_main)
   target_include_directories(${name}_test PRIVATE "${CMAKE_SOURCE_DIR}")
   # A test is compiled far more often than its own code could win back by running faster.

@@ -17,7 +17,7 @@ namespace {
 
 using Kind = TensorDiff::Kind;
 
-struct Arguments {
+struct DiffArguments {
   std::string a;
   std::string b;
   DiffOptions options;
@@ -58,7 +58,7 @@ void print(const CheckpointDiff& diff) {
   fmt::print("; config.json: {} differing keys\n", diff.config_keys.size());
 }
 
-CheckpointDiff compare(const Arguments& arguments) {
+CheckpointDiff compare(const DiffArguments& arguments) {
   try {
     return diff_checkpoints(Checkpoint::open(arguments.a), Checkpoint::open(arguments.b),
                             arguments.options);
@@ -68,7 +68,7 @@ CheckpointDiff compare(const Arguments& arguments) {
   }
 }
 
-void run(const Arguments& arguments) {
+void run(const DiffArguments& arguments) {
   const CheckpointDiff diff = compare(arguments);
   print(diff);
   if (!diff.identical()) throw CLI::RuntimeError(1);
@@ -77,7 +77,7 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 void add_diff(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<DiffArguments>();
   CLI::App* command =
       app.add_subcommand("diff", "Compare two checkpoints (exit status 1 when they differ)");
   prepare(*command);

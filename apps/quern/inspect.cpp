@@ -17,7 +17,7 @@
 namespace quern::cli {
 namespace {
 
-struct Arguments {
+struct InspectArguments {
   std::string directory;
   bool json = false;
   bool tensors = false;
@@ -117,7 +117,7 @@ struct RanksReport {
   model::TokenTraffic traffic;
 };
 
-RanksReport report_ranks(const Checkpoint& checkpoint, const Arguments& arguments) {
+RanksReport report_ranks(const Checkpoint& checkpoint, const InspectArguments& arguments) {
   const ModelConfig config = parse_model_config(checkpoint.config());
   const model::Sharding sharding{0, arguments.ranks, arguments.expert_parallel,
                                  arguments.encoder_mode == "data"};
@@ -130,7 +130,7 @@ RanksReport report_ranks(const Checkpoint& checkpoint, const Arguments& argument
   return report;
 }
 
-void print_ranks(const RanksReport& report, const Arguments& arguments) {
+void print_ranks(const RanksReport& report, const InspectArguments& arguments) {
   fmt::print("{} ranks{}\n\n", arguments.ranks,
              arguments.expert_parallel ? ", expert parallel" : "");
   fmt::print(kRanksRow, "part", "bytes", "bytes of a rank", "replicated bytes");
@@ -147,7 +147,7 @@ void print_ranks(const RanksReport& report, const Arguments& arguments) {
       report.kv_bytes_per_token, report.traffic.operations, report.traffic.sent_bytes);
 }
 
-Json ranks_json(const RanksReport& report, const Arguments& arguments) {
+Json ranks_json(const RanksReport& report, const InspectArguments& arguments) {
   Json parts = Json::object();
   const auto entry = [](const model::PartBytes& part) -> Json {
     return {{"bytes", part.whole},
@@ -167,7 +167,7 @@ Json ranks_json(const RanksReport& report, const Arguments& arguments) {
           {"sent_bytes_per_token", report.traffic.sent_bytes}};
 }
 
-void run(const Arguments& arguments) {
+void run(const InspectArguments& arguments) {
   const Checkpoint checkpoint = Checkpoint::open(arguments.directory);
   if (arguments.ranks > 0) {
     const RanksReport report = report_ranks(checkpoint, arguments);
@@ -185,7 +185,7 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 void add_inspect(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<InspectArguments>();
   CLI::App* command = app.add_subcommand("inspect", "Show what a checkpoint holds");
   prepare(*command);
   command->add_option("dir", arguments->directory, "Checkpoint directory")->required();

@@ -23,7 +23,7 @@ constexpr const char* kAttentionBackends =
     "FLASHINFER_MLA, ROCM_AITER_MLA";
 
 // vLLM's names and choices.
-constexpr AcceptedOption kAccepted[] = {
+constexpr AcceptedOption kAcceptedByEngine[] = {
     {"--trust-remote-code", false, "no code of a checkpoint is ever run"},
     {"--pipeline-parallel-size", true, kOneCopy},
     {"--data-parallel-size", true, kOneCopy},
@@ -184,7 +184,8 @@ ModelOptions::ModelOptions(CLI::App& app) {
   option("--response-role", response_role_, "Role in answers");
   media_ = std::make_unique<MediaArguments>(app);
   flag("--disable-log-stats", disable_log_stats_, "No line of throughput every 10 s");
-  accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
+  accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAcceptedByEngine),
+                                                std::end(kAcceptedByEngine));
 }
 
 engine::ParallelOptions ModelOptions::parallel(const Rank& launched) const {

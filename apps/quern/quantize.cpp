@@ -24,7 +24,7 @@ namespace quern::cli {
 namespace {
 
 // Of Quark's quantize_quark.py.
-constexpr AcceptedOption kAccepted[] = {
+constexpr AcceptedOption kAcceptedByQuantize[] = {
     {"--file2file-quantization", false, "always file to file"},
     {"--device", true, "the CPU does the work"},
     {"--multi-gpu", false, "the CPU does the work"},
@@ -33,7 +33,7 @@ constexpr AcceptedOption kAccepted[] = {
     {"--model-export", true, "always safetensors in Quark's form"},
 };
 
-struct Arguments {
+struct QuantizeArguments {
   std::string model_dir;
   std::string output_dir;
   QuantizeOptions options;
@@ -99,7 +99,7 @@ void print_verified(const VerifyReport& report) {
 }
 
 // Given options win over the launcher's environment.
-void choose_rank(const Arguments& arguments, QuantizeOptions& options) {
+void choose_rank(const QuantizeArguments& arguments, QuantizeOptions& options) {
   if (arguments.rank.has_value() != arguments.world_size.has_value()) {
     throw UsageError("--rank and --world_size belong together");
   }
@@ -127,7 +127,7 @@ PreshardedWeights parse_presharded(const std::vector<std::string>& entries) {
   return weights;
 }
 
-void run(Arguments& arguments, bool exclude_given) {
+void run(QuantizeArguments& arguments, bool exclude_given) {
   if (arguments.list_templates) return print_templates();
   if (arguments.list_schemes) return print_schemes();
   if (arguments.output_dir.empty() && !arguments.dry_run)
@@ -169,12 +169,12 @@ void run(Arguments& arguments, bool exclude_given) {
 }  // namespace
 
 void add_quantize(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<QuantizeArguments>();
   CLI::App* command =
       app.add_subcommand("quantize", "Quantize a checkpoint to MXFP4, file to file");
   command->allow_extras();  // for refuse_unknown()
-  auto accepted =
-      std::make_shared<AcceptedOptions>(*command, std::begin(kAccepted), std::end(kAccepted));
+  auto accepted = std::make_shared<AcceptedOptions>(*command, std::begin(kAcceptedByQuantize),
+                                                    std::end(kAcceptedByQuantize));
   command->add_option("--model_dir,--model-dir", arguments->model_dir, "Checkpoint to read");
   command->add_option("--output_dir,--output-dir", arguments->output_dir, "Directory to write");
   command

@@ -19,7 +19,7 @@
 namespace quern::cli {
 namespace {
 
-constexpr AcceptedOption kAccepted[] = {
+constexpr AcceptedOption kAcceptedByServe[] = {
     {"--enable-log-requests", false, "the access log has a line a request"},
     {"--disable-log-requests", false, "bodies of requests are not logged"},
     {"--enable-log-outputs", false, "answers are not logged"},
@@ -106,7 +106,8 @@ class ServeCommand {
            "TLS: certificates of clients, 0 = none, 1 = optional, 2 = required")
         ->check(CLI::Range(0, 2));
     option("--ssl-ciphers", http_.tls.ciphers, "TLS: OpenSSL's list of ciphers");
-    accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAccepted), std::end(kAccepted));
+    accepted_ = std::make_unique<AcceptedOptions>(app, std::begin(kAcceptedByServe),
+                                                  std::end(kAcceptedByServe));
   }
 
   void run() {

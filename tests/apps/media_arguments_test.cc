@@ -11,7 +11,7 @@
 namespace quern::cli {
 namespace {
 
-server::ChatEngineOptions parse(const std::vector<std::string>& words) {
+server::ChatEngineOptions parse_media(const std::vector<std::string>& words) {
   CLI::App app("test");
   prepare(app);
   const MediaArguments arguments(app);
@@ -23,31 +23,35 @@ server::ChatEngineOptions parse(const std::vector<std::string>& words) {
 }
 
 TEST(MediaArguments, JsonAndDottedPieces) {
-  EXPECT_EQ(parse({}).max_images, 999);
-  EXPECT_EQ(parse({"--limit-mm-per-prompt", R"({"image": 4})"}).max_images, 4);
-  EXPECT_EQ(parse({"--limit_mm_per_prompt", R"({"image": {"count": 3, "width": 9}, "video": 0})"})
-                .max_images,
-            3);
-  EXPECT_EQ(parse({"--limit-mm-per-prompt", R"({"image": {"width": 1024}})"}).max_images, 999);
-  EXPECT_EQ(parse({"--limit-mm-per-prompt.image", "0"}).max_images, 0);
-  EXPECT_EQ(parse({}).max_videos, 999);
-  EXPECT_EQ(parse({"--limit-mm-per-prompt", R"({"video": 2})"}).max_videos, 2);
-  EXPECT_EQ(parse({"--limit-mm-per-prompt.video", "1"}).max_videos, 1);
-  EXPECT_EQ(parse({"--media-io-kwargs", R"({"video": {"fps": 2, "num_frames": -1}})"})
+  EXPECT_EQ(parse_media({}).max_images, 999);
+  EXPECT_EQ(parse_media({"--limit-mm-per-prompt", R"({"image": 4})"}).max_images, 4);
+  EXPECT_EQ(
+      parse_media({"--limit_mm_per_prompt", R"({"image": {"count": 3, "width": 9}, "video": 0})"})
+          .max_images,
+      3);
+  EXPECT_EQ(parse_media({"--limit-mm-per-prompt", R"({"image": {"width": 1024}})"}).max_images,
+            999);
+  EXPECT_EQ(parse_media({"--limit-mm-per-prompt.image", "0"}).max_images, 0);
+  EXPECT_EQ(parse_media({}).max_videos, 999);
+  EXPECT_EQ(parse_media({"--limit-mm-per-prompt", R"({"video": 2})"}).max_videos, 2);
+  EXPECT_EQ(parse_media({"--limit-mm-per-prompt.video", "1"}).max_videos, 1);
+  EXPECT_EQ(parse_media({"--media-io-kwargs", R"({"video": {"fps": 2, "num_frames": -1}})"})
                 .engine.images.video_fps,
             2.0);
-  EXPECT_EQ(parse({"--mm-processor-cache-gb", "0"}).mm_processor_cache_bytes, 0U);
-  EXPECT_EQ(parse({"--mm-processor-kwargs", R"({"max_pixels": 100352})"}).engine.images.max_pixels,
-            100352);
-  EXPECT_EQ(parse({"--mm-processor-kwargs.min_pixels", "3136"}).engine.images.min_pixels, 3136);
+  EXPECT_EQ(parse_media({"--mm-processor-cache-gb", "0"}).mm_processor_cache_bytes, 0U);
+  EXPECT_EQ(
+      parse_media({"--mm-processor-kwargs", R"({"max_pixels": 100352})"}).engine.images.max_pixels,
+      100352);
+  EXPECT_EQ(parse_media({"--mm-processor-kwargs.min_pixels", "3136"}).engine.images.min_pixels,
+            3136);
   const auto io =
-      parse({"--media-io-kwargs",
-             R"({"image": {"rgba_background_color": [1, 2, 3], "image_mode": "RGB"}})"});
+      parse_media({"--media-io-kwargs",
+                   R"({"image": {"rgba_background_color": [1, 2, 3], "image_mode": "RGB"}})"});
   EXPECT_EQ(io.engine.images.rgba_background_color, (std::array<std::uint8_t, 3>{1, 2, 3}));
   const auto many =
-      parse({"--language-model-only", "--disable-chunked-mm-input", "--allowed-local-media-path",
-             "/media", "--allowed-media-domains", "a.example", "b.example", "--media-fetch-timeout",
-             "2.5", "--max-media-gb", "0.5"});
+      parse_media({"--language-model-only", "--disable-chunked-mm-input",
+                   "--allowed-local-media-path", "/media", "--allowed-media-domains", "a.example",
+                   "b.example", "--media-fetch-timeout", "2.5", "--max-media-gb", "0.5"});
   EXPECT_TRUE(many.engine.images.language_model_only);
   EXPECT_TRUE(many.engine.images.disable_chunked_mm_input);
   EXPECT_EQ(many.media.allowed_local_media_path, "/media");
@@ -75,7 +79,7 @@ TEST(MediaArguments, MistakesAreNamed) {
   };
   for (const auto& row : rows) {
     try {
-      parse(row.words);
+      parse_media(row.words);
       ADD_FAILURE() << row.words[1];
     } catch (const UsageError& error) {
       EXPECT_NE(std::string(error.what()).find(row.text), std::string::npos) << error.what();

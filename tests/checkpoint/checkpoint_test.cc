@@ -7,6 +7,7 @@
 #include "tests/checkpoint/write_tensors.h"
 #include "tests/support/error_message.h"
 #include "tests/support/temp_directory.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
@@ -15,7 +16,6 @@ using test::error_message;
 using test::TempDirectory;
 using testing::HasSubstr;
 
-const std::filesystem::path kTiny = std::filesystem::path(QUERN_SOURCE_DIR) / "models/m3-tiny";
 constexpr const char* kIndex = "model.safetensors.index.json";
 
 // Shards a.safetensors {x, y} and b.safetensors {z}.
@@ -31,7 +31,7 @@ std::string open_error(const std::filesystem::path& directory) {
 }
 
 TEST(Checkpoint, OpensTheTinyModel) {
-  const Checkpoint checkpoint = Checkpoint::open(kTiny);
+  const Checkpoint checkpoint = Checkpoint::open(test::kTinyModel);
   EXPECT_EQ(checkpoint.tensors().size(), 317U);
   EXPECT_EQ(checkpoint.shards().size(), 2U);
   const TensorView& head = checkpoint.get("language_model.lm_head.weight");
@@ -41,7 +41,7 @@ TEST(Checkpoint, OpensTheTinyModel) {
             "model-00001-of-00002.safetensors");
   EXPECT_EQ(checkpoint.find("absent"), nullptr);
   EXPECT_EQ(error_message([&] { checkpoint.get("absent"); }),
-            "'" + kTiny.string() + "' has no tensor 'absent'");
+            "'" + test::kTinyModel.string() + "' has no tensor 'absent'");
 }
 
 TEST(Checkpoint, WithoutIndexTakesEveryShardOrTheSingleFile) {

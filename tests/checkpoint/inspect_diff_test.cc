@@ -10,6 +10,7 @@
 #include "quern/numerics/mxfp4.h"
 #include "tests/checkpoint/write_tensors.h"
 #include "tests/support/temp_directory.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
@@ -20,8 +21,6 @@ using test::TestTensor;
 using testing::ElementsAre;
 using testing::IsEmpty;
 using Kind = TensorDiff::Kind;
-
-const std::filesystem::path kTiny = std::filesystem::path(QUERN_SOURCE_DIR) / "models/m3-tiny";
 
 void write_checkpoint(const TempDirectory& directory, const std::vector<TestTensor>& tensors,
                       const std::string& config = "{}") {
@@ -35,7 +34,7 @@ CheckpointDiff diff(const TempDirectory& a, const TempDirectory& b,
 }
 
 TEST(Inspect, TinyModelByPart) {
-  const Inspection inspection = inspect(Checkpoint::open(kTiny));
+  const Inspection inspection = inspect(Checkpoint::open(test::kTinyModel));
   const struct {
     ModelPart part;
     std::uint64_t tensors, parameters;
@@ -75,7 +74,7 @@ TEST(Inspect, PackedWeightsCountAsTheWeightsTheyHold) {
 }
 
 TEST(Diff, ACheckpointEqualsItself) {
-  const Checkpoint tiny = Checkpoint::open(kTiny);
+  const Checkpoint tiny = Checkpoint::open(test::kTinyModel);
   const CheckpointDiff same = diff_checkpoints(tiny, tiny, {});
   EXPECT_TRUE(same.identical());
   EXPECT_EQ(same.count(Kind::kIdentical), 317U);

@@ -7,6 +7,7 @@
 #include "quern/base/error.h"
 #include "quern/base/file.h"
 #include "tests/support/error_message.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
@@ -15,12 +16,12 @@ using test::error_message;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-const std::filesystem::path kTiny = std::filesystem::path(QUERN_SOURCE_DIR) / "models/m3-tiny";
-
-Json tiny() { return parse_json(read_file(kTiny / "config.json", 1 << 20), "config.json"); }
+Json tiny() {
+  return parse_json(read_file(test::kTinyModel / "config.json", 1 << 20), "config.json");
+}
 
 TEST(ModelConfig, ReadsTheTinyModel) {
-  const ModelConfig config = read_model_config(kTiny);
+  const ModelConfig config = read_model_config(test::kTinyModel);
   const TextConfig& text = config.text_config;
   EXPECT_EQ(config.model_type, "minimax_m3_vl");
   EXPECT_EQ(config.image_token_index, 2009);
@@ -171,13 +172,13 @@ TEST(ModelConfig, UnsupportedFeaturesAreNamed) {
 }
 
 TEST(GenerationConfig, ValuesAndErrors) {
-  const GenerationConfig tiny_config = read_generation_config(kTiny);
+  const GenerationConfig tiny_config = read_generation_config(test::kTinyModel);
   EXPECT_EQ(tiny_config.top_k, 40);
   EXPECT_EQ(tiny_config.top_p, 0.95);
   EXPECT_EQ(tiny_config.do_sample, true);
   EXPECT_THAT(tiny_config.eos_token_id, ElementsAre(2004));
   EXPECT_FALSE(tiny_config.min_p.has_value());
-  EXPECT_FALSE(read_generation_config(kTiny / "absent").temperature.has_value());
+  EXPECT_FALSE(read_generation_config(test::kTinyModel / "absent").temperature.has_value());
   EXPECT_THAT(error_message([] {
                 parse_generation_config({{"top_p", 1.5}});
               }),
@@ -189,7 +190,7 @@ TEST(GenerationConfig, ValuesAndErrors) {
 }
 
 TEST(PreprocessorConfig, BothFormsOfSize) {
-  const PreprocessorConfig config = read_preprocessor_config(kTiny);
+  const PreprocessorConfig config = read_preprocessor_config(test::kTinyModel);
   ASSERT_TRUE(config.size.has_value());
   EXPECT_THAT(*config.size, ElementsAre(672, 672));
   EXPECT_EQ(config.max_pixels, 451584);

@@ -8,6 +8,7 @@
 #include "tests/checkpoint/write_tensors.h"
 #include "tests/support/error_message.h"
 #include "tests/support/temp_directory.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
@@ -17,18 +18,16 @@ using test::TempDirectory;
 using test::TestTensor;
 using testing::HasSubstr;
 
-const std::filesystem::path kTiny = std::filesystem::path(QUERN_SOURCE_DIR) / "models/m3-tiny";
-
 TEST(Validate, TheTinyModelIsWhatItsConfigPromises) {
-  const Checkpoint checkpoint = Checkpoint::open(kTiny);
-  const ModelConfig config = read_model_config(kTiny);
+  const Checkpoint checkpoint = Checkpoint::open(test::kTinyModel);
+  const ModelConfig config = read_model_config(test::kTinyModel);
   EXPECT_EQ(expected_tensors(config).size(), 317U);
   EXPECT_EQ(error_message([&] { validate_tensors(config, checkpoint); }), "");
 }
 
 // The release's sizes: 23,416 tensors and 427,040,140,160 parameters, read from its 59 headers.
 TEST(Validate, CountsOfTheRelease) {
-  ModelConfig config = read_model_config(kTiny);
+  ModelConfig config = read_model_config(test::kTinyModel);
   TextConfig& text = config.text_config;
   text.hidden_size = 6144, text.vocab_size = 200064, text.num_hidden_layers = 60;
   text.num_attention_heads = 64, text.num_key_value_heads = 4, text.head_dim = 128;
@@ -51,7 +50,7 @@ TEST(Validate, CountsOfTheRelease) {
 }
 
 TEST(Validate, ContradictionsAreErrorsWithTensorFoundAndExpected) {
-  const Checkpoint checkpoint = Checkpoint::open(kTiny);
+  const Checkpoint checkpoint = Checkpoint::open(test::kTinyModel);
   const Json original = checkpoint.config();
   const struct {
     const char* pointer;
@@ -82,7 +81,7 @@ TEST(Validate, ContradictionsAreErrorsWithTensorFoundAndExpected) {
 }
 
 TEST(Validate, QuantizedModulesAreExpectedPackedAndMtpIsIgnored) {
-  Json json = Checkpoint::open(kTiny).config();
+  Json json = Checkpoint::open(test::kTinyModel).config();
   const Json spec = {{"dtype", "fp4"},
                      {"is_dynamic", false},
                      {"qscheme", "per_group"},
@@ -107,7 +106,7 @@ TEST(Validate, QuantizedModulesAreExpectedPackedAndMtpIsIgnored) {
   EXPECT_EQ(error_message([&] { validate_tensors(config, Checkpoint::open(directory.path())); }),
             "");
   EXPECT_THAT(
-      error_message([&] { validate_tensors(config, Checkpoint::open(kTiny)); }),
+      error_message([&] { validate_tensors(config, Checkpoint::open(test::kTinyModel)); }),
       HasSubstr(
           "experts.0.w1.weight' is BF16 [64, 192], but config.json promises U8 (packed MXFP4) "
           "[64, 96]"));

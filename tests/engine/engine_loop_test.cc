@@ -13,22 +13,19 @@
 #include "tests/engine/collector.h"
 #include "tests/engine/fake_runner.h"
 #include "tests/support/error_message.h"
+#include "tests/support/tiny_model_tokenizer.h"
 
 namespace quern::engine {
 namespace {
 
+using quern::test::tiny_model_tokenizer;
 using test::Collector;
 using test::FakeRunner;
 using test::Generated;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr int kVocab = 300;
-
-const Tokenizer& tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  return tokenizer;
-}
+constexpr int kFakeVocab = 300;
 
 EngineLoopOptions small_options(int num_blocks = 64) {
   EngineLoopOptions options;
@@ -40,7 +37,7 @@ EngineLoopOptions small_options(int num_blocks = 64) {
 
 struct Rig {
   explicit Rig(const EngineLoopOptions& options = small_options())
-      : runner(options.num_kv_blocks, kVocab), loop(options, runner, tokenizer()) {}
+      : runner(options.num_kv_blocks, kFakeVocab), loop(options, runner, tiny_model_tokenizer()) {}
 
   Generated generate(GenerationRequest request) {
     const std::string id = request.id;
@@ -59,7 +56,7 @@ GenerationRequest request(const std::string& id, int num_prompt_tokens, int max_
   GenerationRequest result;
   result.id = id;
   for (int i = 0; i < num_prompt_tokens; ++i) {
-    result.prompt.push_back(static_cast<TokenId>(random() % kVocab));
+    result.prompt.push_back(static_cast<TokenId>(random() % kFakeVocab));
   }
   result.sampling.temperature = 0;
   result.sampling.max_tokens = max_tokens;
@@ -138,7 +135,7 @@ TEST(EngineLoop, PromptLogprobsFollowTheModelUnderAnySchedule) {
   auto options = small_options(/*num_blocks=*/9);
   options.scheduler = {.max_num_batched_tokens = 37, .max_num_seqs = 4};
   Rig rig(options);
-  Sampler sampler(kVocab);
+  Sampler sampler(kFakeVocab);
   const auto scored = [](const std::string& id, const std::string& salt, int max_tokens) {
     auto r = request(id, 300, max_tokens);
     r.sampling.prompt_logprobs = 3;
@@ -271,7 +268,7 @@ TEST(EngineLoop, RefusesWhatCanNeverRun) {
   };
   EXPECT_EQ(refused([](auto& r) { r.prompt.clear(); }),
             "Either prompt or prompt_embeds must be provided and non-empty.");
-  EXPECT_THAT(refused([](auto& r) { r.prompt[3] = kVocab; }), HasSubstr("out of vocabulary"));
+  EXPECT_THAT(refused([](auto& r) { r.prompt[3] = kFakeVocab; }), HasSubstr("out of vocabulary"));
   EXPECT_THAT(refused([](auto& r) { r.prompt[3] = -1; }), HasSubstr("out of vocabulary"));
   EXPECT_THAT(refused([](auto& r) { r.sampling.top_p = 2; }), StartsWith("top_p must be"));
   EXPECT_EQ(refused([](auto& r) { r.prompt.resize(1020, 1); }),
@@ -324,7 +321,7 @@ TEST(EngineLoop, FailureOfOneRequestDoesNotTouchOthers) {
   const Generated expected = Rig().generate(request("b", 50, 60, 2));
   auto bad = request("a", 10, 100);
   bad.sampling.min_tokens = 1;
-  for (TokenId token = 0; token < kVocab; ++token) bad.sampling.stop_token_ids.push_back(token);
+  for (TokenId token = 0; token < kFakeVocab; ++token) bad.sampling.stop_token_ids.push_back(token);
   rig.collector.submit(rig.loop, std::move(bad));
   rig.collector.submit(rig.loop, request("b", 50, 60, 2));
   EXPECT_EQ(rig.collector.wait("a").last.finish_reason, FinishReason::kError);
@@ -354,8 +351,8 @@ TEST(EngineLoop, DestructionAbortsWhatRuns) {
   Collector collector;
   {
     const auto options = small_options();
-    FakeRunner runner(options.num_kv_blocks, kVocab);
-    EngineLoop loop(options, runner, tokenizer());
+    FakeRunner runner(options.num_kv_blocks, kFakeVocab);
+    EngineLoop loop(options, runner, tiny_model_tokenizer());
     runner.before_step = [](auto) { std::this_thread::sleep_for(std::chrono::milliseconds(2)); };
     collector.submit(loop, request("a", 10, 900));
     collector.submit(loop, request("b", 10, 900));

@@ -11,18 +11,15 @@
 #include "quern/grammar/structured_output.h"
 #include "tests/engine/collector.h"
 #include "tests/engine/fake_runner.h"
+#include "tests/support/tiny_model_tokenizer.h"
 
 namespace quern::engine {
 namespace {
 
 using grammar::StructuredOutput;
+using quern::test::tiny_model_tokenizer;
 using test::Collector;
 using test::FakeRunner;
-
-const Tokenizer& tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  return tokenizer;
-}
 
 constexpr TokenId kEos = 7;  // any token may play it
 constexpr int kVocab = 2048;
@@ -31,7 +28,7 @@ const ReasoningFormat kThinking = {"<mm:think>", "</mm:think>", false, false};
 
 std::shared_ptr<const grammar::TokenGrammar> compiled(const StructuredOutput& output) {
   static grammar::GrammarCache cache(
-      std::make_shared<const grammar::TokenTrie>(grammar::TokenTrie::of(tokenizer())));
+      std::make_shared<const grammar::TokenTrie>(grammar::TokenTrie::of(tiny_model_tokenizer())));
   return cache.get(output);
 }
 
@@ -42,10 +39,10 @@ std::shared_ptr<const grammar::TokenGrammar> regex(const std::string& pattern) {
   return compiled(output);
 }
 
-TokenId token(std::string_view text) { return tokenizer().token_id(text).value(); }
+TokenId token(std::string_view text) { return tiny_model_tokenizer().token_id(text).value(); }
 
 GrammarConstraint constraint(const std::string& pattern, ReasoningFormat reasoning = {}) {
-  return {regex(pattern), reasoning, tokenizer(), kEosIds, kVocab};
+  return {regex(pattern), reasoning, tiny_model_tokenizer(), kEosIds, kVocab};
 }
 
 bool allows(GrammarConstraint& c, TokenId id) { return grammar::mask_has(c.mask(), id); }
@@ -95,8 +92,8 @@ TEST(GrammarConstraint, BeginsBehindReasoning) {
   for (const char c : std::string_view("</mm:think")) thinking.accept(token({&c, 1}));
   const auto mask = thinking.mask();
   for (TokenId id = 0; id < kVocab; ++id) {
-    const std::string& bytes = tokenizer().token_bytes(id);
-    if (bytes.size() > 1 && bytes.front() == '>' && !tokenizer().is_special(id)) {
+    const std::string& bytes = tiny_model_tokenizer().token_bytes(id);
+    if (bytes.size() > 1 && bytes.front() == '>' && !tiny_model_tokenizer().is_special(id)) {
       EXPECT_FALSE(grammar::mask_has(mask, id)) << bytes;
     }
   }
@@ -114,7 +111,7 @@ TEST(GrammarConstraint, SpecialTokensAreNoText) {
   GrammarConstraint c = constraint("[\\s\\S]*");
   const auto mask = c.mask();
   for (TokenId id = 0; id < kVocab; ++id) {
-    if (id == kEos || !tokenizer().is_special(id)) continue;
+    if (id == kEos || !tiny_model_tokenizer().is_special(id)) continue;
     EXPECT_FALSE(grammar::mask_has(mask, id)) << id;
   }
 }
@@ -156,7 +153,7 @@ TEST(GrammarConstraint, AnyModelAnswersAsTheSchemaSays) {
   for (const bool together : {false, true}) {
     FakeRunner runner(64, kVocab);
     Collector collector;
-    EngineLoop loop(options(), runner, tokenizer());
+    EngineLoop loop(options(), runner, tiny_model_tokenizer());
     for (int i = 0; i < 24; ++i) {
       GenerationRequest r = request(i);
       r.grammar = grammar;
@@ -193,7 +190,7 @@ TEST(GrammarConstraint, FailureStaysWithItsRequest) {
   output.text = "ac";
   FakeRunner runner(64, kVocab);
   Collector collector;
-  EngineLoop loop(options(), runner, tokenizer());
+  EngineLoop loop(options(), runner, tiny_model_tokenizer());
   GenerationRequest bad = request(1);
   bad.grammar = std::make_shared<const grammar::TokenGrammar>(grammar::compile(output), trie);
   collector.submit(loop, std::move(bad));

@@ -16,10 +16,11 @@
 #include "quern/quantize/plan.h"
 #include "tests/engine/collector.h"
 #include "tests/support/synthetic_checkpoint.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern::engine::test {
 
-inline const std::filesystem::path kTinyModel = QUERN_SOURCE_DIR "/models/m3-tiny";
+using quern::test::kTinyModel;
 
 struct Schedule {
   int num_threads = 1;

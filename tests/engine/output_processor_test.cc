@@ -1,4 +1,5 @@
 #include "quern/engine/output_processor.h"
+#include "tests/support/tiny_model_tokenizer.h"
 
 #include <gtest/gtest.h>
 
@@ -7,15 +8,12 @@
 namespace quern::engine {
 namespace {
 
-const Tokenizer& tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  return tokenizer;
-}
+using quern::test::tiny_model_tokenizer;
 
 // Feeds tokens until the end; the outputs joined.
 Output run(const GenerationRequest& request, const std::vector<TokenId>& tokens,
            const std::vector<TokenId>& eos = {}) {
-  OutputProcessor processor(request, tokenizer(), eos, /*max_model_len=*/100);
+  OutputProcessor processor(request, tiny_model_tokenizer(), eos, /*max_model_len=*/100);
   Output all;
   for (const TokenId token : tokens) {
     Output output;
@@ -41,11 +39,11 @@ GenerationRequest request(const std::function<void(SamplingParams&)>& change = [
 }
 
 TEST(OutputProcessor, EndsInTheOrderOfThePeer) {
-  const auto tokens = tokenizer().encode("one two three");
+  const auto tokens = tiny_model_tokenizer().encode("one two three");
   ASSERT_GE(tokens.size(), 3U);
   const TokenId last = tokens.back();
   const std::string before_last =
-      tokenizer().decode(std::span(tokens).first(tokens.size() - 1), true);
+      tiny_model_tokenizer().decode(std::span(tokens).first(tokens.size() - 1), true);
   const int size = static_cast<int>(tokens.size());
   const struct {
     const char* what;
@@ -157,7 +155,7 @@ TEST(OutputProcessor, EndsInTheOrderOfThePeer) {
 
 TEST(OutputProcessor, StopsWithinTheToken) {
   // The token that completes the stop string counts, its other text is dropped.
-  const auto tokens = tokenizer().encode("Answer: 5\n\nQuestion: next");
+  const auto tokens = tiny_model_tokenizer().encode("Answer: 5\n\nQuestion: next");
   const Output output = run(request([](auto& p) { p.stop = {"Question:"}; }), tokens);
   EXPECT_EQ(output.text, "Answer: 5\n\n");
   EXPECT_EQ(output.stop_string, "Question:");
@@ -166,15 +164,15 @@ TEST(OutputProcessor, StopsWithinTheToken) {
 
 TEST(OutputProcessor, NeverHalfACharacter) {
   const std::string text = "日本語 é 🙂!";
-  const auto tokens = tokenizer().encode(text);
+  const auto tokens = tiny_model_tokenizer().encode(text);
   const GenerationRequest r = request();
-  OutputProcessor processor(r, tokenizer(), {}, 100);
+  OutputProcessor processor(r, tiny_model_tokenizer(), {}, 100);
   std::string all;
   for (const TokenId token : tokens) {
     Output output;
     processor.push(token, output);
     EXPECT_EQ(output.text.find("\xEF\xBF\xBD"), std::string::npos);
-    EXPECT_NO_THROW(tokenizer().encode(output.text)) << "every piece is valid UTF-8";
+    EXPECT_NO_THROW(tiny_model_tokenizer().encode(output.text)) << "every piece is valid UTF-8";
     all += output.text;
   }
   EXPECT_EQ(all, text);

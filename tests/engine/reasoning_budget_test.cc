@@ -11,27 +11,25 @@
 #include "quern/text/reasoning_parser.h"
 #include "tests/engine/collector.h"
 #include "tests/engine/fake_runner.h"
+#include "tests/support/tiny_model_tokenizer.h"
 
 namespace quern::engine {
 namespace {
 
-const Tokenizer& tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  return tokenizer;
-}
+using quern::test::tiny_model_tokenizer;
 
 const std::string kStart(kThinkStart);
 const std::string kEnd(kThinkEnd);
 
 // The text with what the budget forces put in: the token at hand is replaced.
 std::string run(int budget, const ReasoningFormat& format, const std::vector<std::string>& pieces) {
-  ReasoningBudget limit(budget, format, tokenizer());
+  ReasoningBudget limit(budget, format, tiny_model_tokenizer());
   std::string text;
   for (const std::string& piece : pieces) {
-    for (TokenId token : tokenizer().encode(piece)) {
+    for (TokenId token : tiny_model_tokenizer().encode(piece)) {
       token = limit.forced().value_or(token);
       limit.accept(token);
-      text += tokenizer().token_bytes(token);
+      text += tiny_model_tokenizer().token_bytes(token);
     }
   }
   return text;
@@ -85,7 +83,7 @@ TEST(ReasoningBudget, HoldsInTheEngine) {
   options.max_model_len = 8 * kBlockTokens;
   test::FakeRunner runner(64, kVocab);
   test::Collector collector;
-  EngineLoop loop(options, runner, tokenizer());
+  EngineLoop loop(options, runner, tiny_model_tokenizer());
   const auto request = [](const std::string& id, int budget) {
     GenerationRequest r;
     r.id = id;
@@ -98,7 +96,7 @@ TEST(ReasoningBudget, HoldsInTheEngine) {
     r.reasoning = {kStart, kEnd, true, false};
     return r;
   };
-  const TokenId end = tokenizer().token_id(kEnd).value();
+  const TokenId end = tiny_model_tokenizer().token_id(kEnd).value();
   std::vector<test::Generated> alone;
   for (int budget = 0; budget < 12; ++budget) {
     collector.submit(loop, request("a" + std::to_string(budget), budget));

@@ -12,23 +12,16 @@
 #include "quern/base/file.h"
 #include "quern/quantize/output_directory.h"
 #include "quern/quantize/pipeline.h"
+#include "tests/support/temp_directory.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
 
-const std::filesystem::path kTiny = QUERN_SOURCE_DIR "/models/m3-tiny";
-
-std::filesystem::path temporary(const char* name) {
-  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / name;
-  std::filesystem::remove_all(path);
-  std::filesystem::create_directories(path);
-  return path;
-}
-
-std::filesystem::path quantized_tiny(const char* name) {
+std::filesystem::path quantized_tiny(const test::TempDirectory& folder) {
   QuantizeOptions options;
-  options.model_dir = kTiny;
-  options.output_dir = temporary(name) / "mxfp4";
+  options.model_dir = test::kTinyModel;
+  options.output_dir = folder / "mxfp4";
   options.report = false;
   const QuantizePlan plan = make_plan(options);
   prepare_output_directory(options);
@@ -60,14 +53,14 @@ TEST(DivergenceGolden, EqualsNumPy) {
   std::vector<ScoredText> texts;
   for (const Json& tokens : golden["texts"])
     texts.push_back({tokens.get<std::vector<std::int32_t>>(), 1});
-  const auto folder = temporary("quern_divergence");
+  const test::TempDirectory folder;
   const LogitModelOptions unrounded{.unrounded_reference = true};
   {
-    LogitModel base(kTiny, unrounded);
+    LogitModel base(test::kTinyModel, unrounded);
     write_base_record(folder / "base.safetensors", base, texts, true);
   }
   const BaseRecord record(folder / "base.safetensors");
-  LogitModel quantized(quantized_tiny("quern_divergence_q"), unrounded);
+  LogitModel quantized(quantized_tiny(folder), unrounded);
   const Json found = divergence_json(measure_divergence(record, quantized, false));
   ASSERT_GT(golden["figures"].size(), 40U);
   for (const auto& [name, expected] : golden["figures"].items()) {
@@ -80,14 +73,14 @@ TEST(DivergenceGolden, EqualsNumPy) {
 
 // The same model: no divergence, whatever the chunks; the rounded CPU back end.
 TEST(Divergence, OfAModelFromItself) {
-  const auto folder = temporary("quern_self");
+  const test::TempDirectory folder;
   std::vector<ScoredText> texts{{{}, 7}, {{5, 6, 7}, 1}};
   std::mt19937 random(7);
   for (int i = 0; i < 300; ++i)
     texts[0].tokens.push_back(static_cast<std::int32_t>(random() % 300));
-  LogitModel base(kTiny);
+  LogitModel base(test::kTinyModel);
   write_base_record(folder / "r.safetensors", base, texts, true);
-  LogitModel again(kTiny, {.logits_bytes = 1 << 16});  // few tokens a chunk
+  LogitModel again(test::kTinyModel, {.logits_bytes = 1 << 16});  // few tokens a chunk
   const Divergence found = measure_divergence(BaseRecord(folder / "r.safetensors"), again, false);
   ASSERT_EQ(found.tokens.size(), 293U + 2U);
   for (const TokenDivergence& token : found.tokens) {
@@ -116,7 +109,7 @@ TEST(Divergence, OfOneTokenByHand) {
 }
 
 TEST(BaseRecord, HostileFiles) {
-  const auto folder = temporary("quern_records");
+  const test::TempDirectory folder;
   const auto file = folder / "r.safetensors";
   struct Parts {
     std::vector<std::int32_t> tokens{1, 2, 3, 4};
@@ -171,13 +164,13 @@ TEST(BaseRecord, HostileFiles) {
   }
   // A record of another model.
   write({});
-  LogitModel tiny(kTiny);
+  LogitModel tiny(test::kTinyModel);
   EXPECT_THROW(measure_divergence(BaseRecord(file), tiny, false), Error);
 }
 
 TEST(Texts, RowsAndWindows) {
-  const auto folder = temporary("quern_texts");
-  const PromptTokenizer tokenizer(kTiny);
+  const test::TempDirectory folder;
+  const PromptTokenizer tokenizer(test::kTinyModel);
   write_file(folder / "rows.jsonl",
              "{\"text\": \"One two three.\"}\n{\"text\": \"\"}\n"
              "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n"

@@ -15,16 +15,10 @@
 #include "quern/eval/python_text.h"
 #include "quern/eval/repeats.h"
 #include "quern/eval/report.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern {
 namespace {
-
-std::filesystem::path temporary(const char* name) {
-  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / name;
-  std::filesystem::remove_all(path);
-  std::filesystem::create_directories(path);
-  return path;
-}
 
 // Answers each arith question rightly but those that `wrong` names by number (from 0); counts
 // calls.
@@ -103,7 +97,8 @@ TEST(Evaluator, AnswersLandAtTheirQuestion) {
 }
 
 TEST(Evaluator, ResumesFromTheCacheAndNeverMixesModels) {
-  const auto file = temporary("quern_cache") / "deep" / "cache.jsonl";
+  const test::TempDirectory folder;
+  const auto file = folder / "deep" / "cache.jsonl";
   EvaluationOptions options = options_of(4, 40);
   options.cache_file = file;
   Scripted dying("a");
@@ -171,7 +166,7 @@ TEST(Repeats, MeanSpreadAndEqualAnswers) {
 }
 
 TEST(Compare, PairsQuestionByQuestion) {
-  const auto folder = temporary("quern_compare");
+  const test::TempDirectory folder;
   Scripted base("a", [](int n) { return n < 10; });                            // 90 of 100
   Scripted quantized("b", [](int n) { return n < 8 || (n > 49 && n < 57); });  // 85 of 100
   const Evaluation a = run(base, options_of(3, 100));
@@ -207,7 +202,7 @@ TEST(Compare, PairsQuestionByQuestion) {
               testing::HasSubstr("unpaired, no samples of the quantized model"));
   EXPECT_GT(unpaired.scores[0].interval->high - unpaired.scores[0].interval->low,
             scores[0].interval->high - scores[0].interval->low);
-  EXPECT_THROW(find_results_file(folder), Error);
+  EXPECT_THROW(find_results_file(folder.path()), Error);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include "quern/quantize/output_directory.h"
 #include "quern/quantize/pipeline.h"
 #include "tests/support/temp_directory.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
@@ -20,12 +21,10 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-const std::filesystem::path kTiny = QUERN_SOURCE_DIR "/models/m3-tiny";
-
 class ModelCard : public testing::Test {
  protected:
   ModelCard() {
-    std::filesystem::copy(kTiny, folder_ / "tiny");
+    std::filesystem::copy(test::kTinyModel, folder_ / "tiny");
     std::filesystem::permissions(folder_ / "tiny", std::filesystem::perms::owner_all);
     std::filesystem::remove(folder_ / "tiny" / "README.md");
     QuantizeOptions options;

@@ -8,16 +8,10 @@
 #include "quern/base/file.h"
 #include "quern/eval/dataset.h"
 #include "quern/eval/yaml_json.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern {
 namespace {
-
-std::filesystem::path temporary(const char* name) {
-  const std::filesystem::path path = std::filesystem::path(testing::TempDir()) / name;
-  std::filesystem::remove_all(path);
-  std::filesystem::create_directories(path);
-  return path;
-}
 
 std::string error_of(const std::string& yaml) {
   try {
@@ -57,11 +51,11 @@ TEST(TaskFile, PatternsAndTags) {
 }
 
 TEST(TaskFile, IncludePathComesFirst) {
-  const auto folder = temporary("quern_tasks");
+  const test::TempDirectory folder;
   write_file(folder / "mine.yaml", "include: gsm8k.yaml\ntask: gsm8k\nnum_fewshot: 2\n");
   write_file(folder / "broken.yaml", "a: [");
-  EXPECT_EQ(load_task("gsm8k", {folder}).num_fewshot, 2);
-  EXPECT_EQ(load_task("arith", {folder}).num_fewshot, 5);
+  EXPECT_EQ(load_task("gsm8k", {folder.path()}).num_fewshot, 2);
+  EXPECT_EQ(load_task("arith", {folder.path()}).num_fewshot, 5);
   EXPECT_EQ(load_task((folder / "mine.yaml").string(), {}).num_fewshot, 2);
   EXPECT_THROW(load_task("gsm8k", {folder / "none"}), Error);
 }
@@ -119,7 +113,8 @@ TEST(TaskFile, RefusalsNameTheKey) {
 }
 
 TEST(Dataset, MalformedLinesAreNamed) {
-  const auto file = temporary("quern_data") / "x.jsonl";
+  const test::TempDirectory folder;
+  const auto file = folder / "x.jsonl";
   const struct {
     const char* text;
     const char* expected;  // null: readable

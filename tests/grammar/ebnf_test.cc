@@ -11,7 +11,7 @@
 namespace quern::grammar {
 namespace {
 
-struct Row {
+struct EbnfRow {
   const char* grammar;
   const char* text;
   bool accepted;
@@ -30,7 +30,7 @@ TEST(Ebnf, Cases) {
       "sum ::= sum \"+\" product | sum \"-\" product | product\n"
       "product ::= product \"*\" atom | atom\n"
       "atom ::= [0-9]+ | \"(\" sum \")\"\n";
-  const Row rows[] = {
+  const EbnfRow rows[] = {
       {sql, "SELECT col_1  from table_2  where col_2 = 1 ", true},
       {sql, "SELECT col_3 ", false},
       {sums, "1+2*(3-4)", true},
@@ -49,7 +49,7 @@ TEST(Ebnf, Cases) {
       {"root ::= [\\d_]+", "1_2", true},
       {"root ::= my-rule.x\nmy-rule.x ::= \"ok\"", "ok", true},
   };
-  for (const Row& row : rows) {
+  for (const EbnfRow& row : rows) {
     GrammarBuilder builder;
     const RuleId root = parse_ebnf(row.grammar, builder);
     const Automaton automaton = compile(builder, root);

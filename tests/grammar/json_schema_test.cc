@@ -9,14 +9,14 @@
 namespace quern::grammar {
 namespace {
 
-struct Row {
+struct SchemaRow {
   const char* schema;
   const char* text;
   bool accepted;
 };
 
-void check(const std::vector<Row>& rows, bool closed, const JsonStyle& style = {}) {
-  for (const Row& row : rows) {
+void check_rows(const std::vector<SchemaRow>& rows, bool closed, const JsonStyle& style = {}) {
+  for (const SchemaRow& row : rows) {
     const Automaton automaton = test::compile_schema(Json::parse(row.schema), closed, style);
     EXPECT_EQ(test::accepts(automaton, row.text), row.accepted) << row.schema << " on " << row.text;
   }
@@ -26,41 +26,41 @@ constexpr const char* kPerson =
     R"({"type":"object","properties":{"name":{"type":"string"},"age":{"type":"integer"}},"required":["name"]})";
 
 TEST(JsonSchema, SpellingAndOrder) {
-  check({{kPerson, R"({"name":"x"})", true},
-         {kPerson, R"({ "name": "x", "age": 3 })", true},
-         {kPerson, "{\n  \"name\": \"x\",\n  \"age\": 3\n}", true},
-         {kPerson, R"({"name":  "x"})", false},  // two blanks
-         {kPerson, R"({"age":3,"name":"x"})", false},
-         {kPerson, R"({"age":3})", false},
-         {kPerson, R"({"name":"x",})", false},
-         {kPerson, R"({"name":"x","other":1})", false},
-         {R"({"type":"string"})", R"("\u00e9\ud83d\ude00\n\/é")", true},
-         {R"({"type":"string"})", R"("\ud83d")", false},
-         {R"({"type":"string"})", "\"\n\"", false},
-         {R"({"type":"string"})", "\"\xC3\"", false},
-         {R"({"const":"a\"b\n\u0001"})", R"("a\"b\n\u0001")", true},
-         {R"({"properties":{"grün \" x":{"type":"null"}}})", R"({"grün \" x":null})", true},
-         {R"({"items":{"type":"integer"}})", "[1, 2,3]", true},
-         {R"({"items":{"type":"integer"}})", "{}", false}},
-        true);
-  check({{kPerson, R"({"name":"x","other":1})", true}, {kPerson, "{}", false}}, false);
+  check_rows({{kPerson, R"({"name":"x"})", true},
+              {kPerson, R"({ "name": "x", "age": 3 })", true},
+              {kPerson, "{\n  \"name\": \"x\",\n  \"age\": 3\n}", true},
+              {kPerson, R"({"name":  "x"})", false},  // two blanks
+              {kPerson, R"({"age":3,"name":"x"})", false},
+              {kPerson, R"({"age":3})", false},
+              {kPerson, R"({"name":"x",})", false},
+              {kPerson, R"({"name":"x","other":1})", false},
+              {R"({"type":"string"})", R"("\u00e9\ud83d\ude00\n\/é")", true},
+              {R"({"type":"string"})", R"("\ud83d")", false},
+              {R"({"type":"string"})", "\"\n\"", false},
+              {R"({"type":"string"})", "\"\xC3\"", false},
+              {R"({"const":"a\"b\n\u0001"})", R"("a\"b\n\u0001")", true},
+              {R"({"properties":{"grün \" x":{"type":"null"}}})", R"({"grün \" x":null})", true},
+              {R"({"items":{"type":"integer"}})", "[1, 2,3]", true},
+              {R"({"items":{"type":"integer"}})", "{}", false}},
+             true);
+  check_rows({{kPerson, R"({"name":"x","other":1})", true}, {kPerson, "{}", false}}, false);
 }
 
 TEST(JsonSchema, Styles) {
   JsonStyle plain;
   plain.any_whitespace = false;
-  check({{kPerson, R"({"name": "x", "age": 3})", true}, {kPerson, R"({"name":"x"})", false}}, true,
-        plain);
+  check_rows({{kPerson, R"({"name": "x", "age": 3})", true}, {kPerson, R"({"name":"x"})", false}},
+             true, plain);
   JsonStyle dashes;
   dashes.whitespace_regex = "-*";
-  check({{kPerson, R"({--"name"-:"x"--})", true}, {kPerson, R"({ "name":"x"})", false}}, true,
-        dashes);
+  check_rows({{kPerson, R"({--"name"-:"x"--})", true}, {kPerson, R"({ "name":"x"})", false}}, true,
+             dashes);
   JsonStyle tags;
   tags.inside_tags = true;
-  check({{R"({"type":"string"})", R"("a<b")", false},
-         {R"({"type":"string"})", R"("a\u003cb")", true},
-         {R"({"const":"<"})", R"("\u003c")", true}},
-        true, tags);
+  check_rows({{R"({"type":"string"})", R"("a<b")", false},
+              {R"({"type":"string"})", R"("a\u003cb")", true},
+              {R"({"const":"<"})", R"("\u003c")", true}},
+             true, tags);
 }
 
 TEST(JsonSchema, Combinations) {
@@ -81,7 +81,7 @@ TEST(JsonSchema, Combinations) {
       R"({"oneOf":[{"type":"object","properties":{"kind":{"const":"a"},"v":{"type":"integer"}},
           "required":["kind","v"]},{"type":"object","properties":{"kind":{"const":"b"}},
           "required":["kind"]}]})";
-  check(
+  check_rows(
       {{merged, R"({"a":5})", true},
        {merged, R"({"a":6})", false},
        {merged, R"({"a":5,"b":null})", true},

@@ -18,6 +18,7 @@
 #include "tests/model/model_runner.h"
 #include "tests/support/synthetic_checkpoint.h"
 #include "tests/support/temp_directory.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern::test {
 namespace {
@@ -25,18 +26,15 @@ namespace {
 using kernels::MoeBackend;
 using kernels::Rounding;
 
-const std::filesystem::path kSource = QUERN_SOURCE_DIR;
-const std::filesystem::path kTiny = kSource / "models/m3-tiny";
-
-Golden golden(const std::string& name) {
-  return Golden(kSource / "tests/golden/model" / (name + ".safetensors"));
+Golden text_golden(const std::string& name) {
+  return Golden(QUERN_SOURCE_DIR "/tests/golden/model/" + name + ".safetensors");
 }
 
 // The checkpoints of the tests, made once: sel (synthetic, 24 blocks of which each of 4 groups
 // selects 4) and the MXFP4 versions of both.
 const std::filesystem::path& checkpoint(const std::string& name) {
   static TempDirectory directory;
-  static std::map<std::string, std::filesystem::path> made{{"tiny", kTiny}};
+  static std::map<std::string, std::filesystem::path> made{{"tiny", kTinyModel}};
   const auto found = made.find(name);
   if (found != made.end()) return found->second;
   const std::filesystem::path path = directory.path() / name;
@@ -120,7 +118,7 @@ void compare_decisions(const char* what, const std::vector<std::vector<std::int3
 void check(const std::string& directory, const std::string& file, const std::string& prefix,
            Device device, Tolerance limit, Seen* out = nullptr) {
   SCOPED_TRACE(file + " " + prefix + " on device " + std::to_string(static_cast<int>(device)));
-  const Golden want = golden(file);
+  const Golden want = text_golden(file);
   ModelRunner runner(checkpoint(directory), make_backend(device));
   const std::vector<std::int32_t> ids = want.ints(prefix + "input_ids");
   const std::vector<std::int32_t> positions = want.ints(prefix + "positions");
@@ -162,7 +160,7 @@ void check(const std::string& directory, const std::string& file, const std::str
 }
 
 Tolerance spread(const std::string& file, const std::string& prefix) {
-  const Golden want = golden(file);
+  const Golden want = text_golden(file);
   const auto logits = want.f32(prefix + "logits.spread");
   const auto hidden = want.f32(prefix + "hidden.spread");
   return {4 * *std::max_element(logits.begin(), logits.end()),
@@ -181,10 +179,10 @@ TEST(TextModelTiny, Float32) {
 }
 
 TEST(TextModelTiny, PublishedFloat32Outputs) {
-  const Golden want = golden("tiny.f32");
+  const Golden want = text_golden("tiny.f32");
   for (const std::string prompt : {"long", "tool", "thinking"}) {
     SCOPED_TRACE(prompt);
-    ModelRunner runner(kTiny, kernels::make_reference_backend(Rounding::kNone));
+    ModelRunner runner(kTinyModel, kernels::make_reference_backend(Rounding::kNone));
     const auto ids = want.ints(prompt + ".input_ids");
     Seen seen;
     const auto last = runner.run(ids, 0, 1 << 20, &seen, true);
@@ -221,7 +219,7 @@ TEST(TextModelSelection, Float32) {
   Seen seen;
   check("sel", "sel.f32", "", Device::kReferenceF32, kFloat32, &seen);
   const auto masks =
-      golden("sel.f32").ints("all_block_mask");  // [layers, 3000, groups], bit b: block b
+      text_golden("sel.f32").ints("all_block_mask");  // [layers, 3000, groups], bit b: block b
   constexpr std::size_t kTopk = 4, kGroups = 4;
   std::size_t at = 0, different = 0, groups_disagree = 0;
   for (const auto& layer : seen.blocks) {
@@ -238,7 +236,7 @@ TEST(TextModelSelection, Float32) {
   EXPECT_EQ(different, 0U);
   EXPECT_GT(groups_disagree, at / 2) << "the prompt must make groups select different blocks";
 
-  const Golden transformers = golden("sel.transformers_f32");
+  const Golden transformers = text_golden("sel.transformers_f32");
   const auto positions = transformers.ints("positions");
   const auto logits = transformers.f32("logits");
   const std::size_t vocab = logits.size() / positions.size();
@@ -266,13 +264,13 @@ TEST(TextModelSelection, Mxfp4Emulation) {
 
 // An implementation that does not quantize activations must be told apart.
 TEST(TextModelSelection, WeightOnlyQuantizationFailsTheMxfp4Test) {
-  const Golden want = golden("sel.mxfp4_f32");
+  const Golden want = text_golden("sel.mxfp4_f32");
   ModelRunner runner(checkpoint("sel.weight_only"), make_backend(Device::kReferenceF32));
   const auto ids = want.ints("input_ids");
   const auto logits = runner.run(ids);
   const auto expected = want.f32("logits").last(logits.size());
   EXPECT_GT(max_difference(logits, expected), 100 * kMxfp4Float32.logits);
-  const Golden weight_only_golden = golden("sel.mxfp4_weight_only_f32");
+  const Golden weight_only_golden = text_golden("sel.mxfp4_weight_only_f32");
   const auto weight_only = weight_only_golden.f32("logits").last(logits.size());
   EXPECT_LE(max_difference(logits, weight_only), kFloat32.logits);
 }
@@ -280,7 +278,7 @@ TEST(TextModelSelection, WeightOnlyQuantizationFailsTheMxfp4Test) {
 // Whatever the cut of the prompt and whether it is decoded: the same bits.
 TEST(TextModelSelection, ChunksAndDecodeEqualOneShot) {
   for (const std::string directory : {"sel", "sel.mxfp4"}) {
-    const auto ids = golden("sel.f32").ints("input_ids");
+    const auto ids = text_golden("sel.f32").ints("input_ids");
     const std::span<const std::int32_t> prompt(ids);
     ModelRunner one(checkpoint(directory), make_backend(Device::kNative));
     const auto expected = one.run(prompt);
@@ -297,7 +295,7 @@ TEST(TextModelSelection, ChunksAndDecodeEqualOneShot) {
 // Blocks that are not selected are not read: overwritten with NaN, nothing changes; a selected one
 // is.
 TEST(TextModelSelection, UnselectedBlocksAreNotRead) {
-  const auto ids = golden("sel.f32").ints("input_ids");
+  const auto ids = text_golden("sel.f32").ints("input_ids");
   const std::span<const std::int32_t> prompt(ids);
   ModelRunner runner(checkpoint("sel"), make_backend(Device::kNative));
   runner.run(prompt.first(2999));

@@ -19,6 +19,7 @@
 #include "quern/vision/preprocess.h"
 #include "tests/model/model_runner.h"
 #include "tests/support/error_message.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern::test {
 namespace {
@@ -27,16 +28,14 @@ using kernels::MoeBackend;
 using kernels::Rounding;
 using vision::ImagePatches;
 
-const std::filesystem::path kSource = QUERN_SOURCE_DIR;
-const std::filesystem::path kTiny = kSource / "models/m3-tiny";
 constexpr std::int32_t kPlaceholder = 2009;
 
-Golden golden(const std::string& name) {
-  return Golden(kSource / "tests/golden/vision" / (name + ".safetensors"));
+Golden vision_golden(const std::string& name) {
+  return Golden(QUERN_SOURCE_DIR "/tests/golden/vision/" + name + ".safetensors");
 }
 
 vision::VisionPreprocessConfig preprocess_config() {
-  return vision::make_preprocess_config(read_preprocessor_config(kTiny));
+  return vision::make_preprocess_config(read_preprocessor_config(kTinyModel));
 }
 
 // tools/vision_golden.py makes the same.
@@ -56,7 +55,7 @@ vision::RgbImage test_picture(std::int64_t height, std::int64_t width) {
 class Tower {
  public:
   explicit Tower(std::unique_ptr<kernels::Backend> backend, model::VisionLimits limits = {})
-      : checkpoint_(Checkpoint::open(kTiny)),
+      : checkpoint_(Checkpoint::open(kTinyModel)),
         config_(parse_model_config(checkpoint_.config())),
         backend_(std::move(backend)),
         tower_(checkpoint_, config_, *backend_, limits) {}
@@ -107,7 +106,7 @@ std::size_t first_placeholder(const std::vector<std::int32_t>& ids) {
 }
 
 TEST(VisionTowerTiny, PublishedPixels) {
-  const Golden published = golden("published");
+  const Golden published = vision_golden("published");
   const ImagePatches image = published_image(published);
   EXPECT_EQ(image.grid_h, 8);
   EXPECT_EQ(image.grid_w, 8);
@@ -117,12 +116,12 @@ TEST(VisionTowerTiny, PublishedPixels) {
 }
 
 TEST(VisionTowerTiny, PublishedFeaturesAndLogits) {
-  const Golden published = golden("published");
+  const Golden published = vision_golden("published");
   const ImagePatches image = published_image(published);
   const std::vector<float> features = Tower(float32()).encode({&image});
   EXPECT_LE(max_difference(features, published.f32("image.features")), 1e-5F);
 
-  ModelRunner runner(kTiny, float32());
+  ModelRunner runner(kTinyModel, float32());
   const auto ids = published.ints("image.input_ids");
   const FeaturesAt at{features, first_placeholder(ids)};
   Seen seen;
@@ -139,10 +138,10 @@ TEST(VisionTowerTiny, PublishedFeaturesAndLogits) {
 }
 
 TEST(VisionTowerTiny, Bf16OnTheCpuAnswersAsPublished) {
-  const Golden published = golden("published");
+  const Golden published = vision_golden("published");
   const ImagePatches image = published_image(published);
   const std::vector<float> features = Tower(cpu(2)).encode({&image});
-  ModelRunner runner(kTiny, cpu(2));
+  ModelRunner runner(kTinyModel, cpu(2));
   const auto ids = published.ints("image.input_ids");
   const auto last = runner.run(ids, 0, 1 << 20, nullptr, false, {features, first_placeholder(ids)});
   EXPECT_EQ(runner.greedy(last, static_cast<std::int32_t>(ids.size()), 24),
@@ -156,13 +155,13 @@ constexpr Size kSizes[] = {{20, 20},  {70, 70},  {42, 98},   {14, 1000}, {112, 1
                            {300, 56}, {33, 150}, {140, 200}, {224, 224}, {480, 640}, {672, 672}};
 
 TEST(VisionTowerTiny, FeaturesAndLogitsAreThoseOfTransformers) {
-  const Golden want = golden("tiny.transformers_f32");
-  const std::vector<std::int32_t> published = golden("published").ints("image.input_ids");
+  const Golden want = vision_golden("tiny.transformers_f32");
+  const std::vector<std::int32_t> published = vision_golden("published").ints("image.input_ids");
   const std::size_t first = first_placeholder(published);
   const auto count =
       static_cast<std::size_t>(std::count(published.begin(), published.end(), kPlaceholder));
   Tower tower(float32());
-  ModelRunner runner(kTiny, float32());
+  ModelRunner runner(kTinyModel, float32());
   for (const Size& size : kSizes) {
     const std::string key = fmt::format("{}x{}", size.height, size.width);
     SCOPED_TRACE(key);
@@ -191,7 +190,7 @@ TEST(VisionTowerTiny, FeaturesAndLogitsAreThoseOfTransformers) {
 // Six temporal patches in segments of four and two, between the tokens of their times; frames are
 // OpenCV's (tools/video_golden.py), so this needs no video decoder.
 TEST(VisionTowerTiny, VideoFeaturesAndLogitsAreThoseOfTransformers) {
-  const Golden want(kSource / "tests/golden/video/clips.safetensors");
+  const Golden want(QUERN_SOURCE_DIR "/tests/golden/video/clips.safetensors");
   const auto bytes = want.bytes("h264_long.frames");
   constexpr std::size_t kFrame = std::size_t{48} * 62 * 3;
   std::vector<vision::RgbImage> frames;
@@ -211,7 +210,7 @@ TEST(VisionTowerTiny, VideoFeaturesAndLogitsAreThoseOfTransformers) {
       vision::preprocess_frames(std::span(frames).subspan(8), preprocess_config());
   EXPECT_EQ(Tower(float32()).encode({&head, &tail}), features);
 
-  ModelRunner runner(kTiny, float32());
+  ModelRunner runner(kTinyModel, float32());
   const auto ids = want.ints("h264_long.tokens");
   constexpr std::int32_t kVideoPlaceholder = 2010;
   const std::size_t run = static_cast<std::size_t>(video.num_tokens / video.grid_t) * 192;
@@ -286,12 +285,12 @@ TEST(VisionTowerTiny, AVideoIsCutIntoSegmentsOfFourStepsWithTheirOwnTime) {
 }
 
 TEST(VisionTowerTiny, AnyCutOfAPromptWithAnImageGivesTheSameLogits) {
-  const Golden published = golden("published");
+  const Golden published = vision_golden("published");
   const ImagePatches image = published_image(published);
   const std::vector<float> features = Tower(cpu(2)).encode({&image});
   const auto ids = published.ints("image.input_ids");
   const FeaturesAt at{features, first_placeholder(ids)};
-  ModelRunner runner(kTiny, cpu(2));
+  ModelRunner runner(kTinyModel, cpu(2));
   const auto whole = runner.run(ids, 0, 1 << 20, nullptr, false, at);
   for (std::size_t chunk = 1; chunk < ids.size(); chunk += chunk < 20 ? 1 : 9)
     EXPECT_EQ(runner.run(ids, 0, chunk, nullptr, false, at), whole) << chunk;
@@ -312,7 +311,7 @@ TEST(VisionTowerTiny, RefusesWhatDoesNotFit) {
 }
 
 TEST(VisionTowerTiny, LanguageModelOnlyChecksNothingOfTheTower) {
-  const Checkpoint checkpoint = Checkpoint::open(kTiny);
+  const Checkpoint checkpoint = Checkpoint::open(kTinyModel);
   ModelConfig config = parse_model_config(checkpoint.config());
   EXPECT_TRUE(model::VisionTower::present(checkpoint, config));
   config.vision_config->hidden_size = 128;  // not what the tensors are
@@ -327,7 +326,7 @@ TEST(VisionTowerTiny, LanguageModelOnlyChecksNothingOfTheTower) {
 }
 
 TEST(VisionTowerTiny, RefusesAConfigurationThatItDoesNotCompute) {
-  const Checkpoint checkpoint = Checkpoint::open(kTiny);
+  const Checkpoint checkpoint = Checkpoint::open(kTinyModel);
   const auto backend = cpu(1);
   ModelConfig config = parse_model_config(checkpoint.config());
   config.vision_config->rope_mode = "2d";

@@ -14,7 +14,6 @@
 namespace quern {
 namespace {
 
-std::uint32_t bits_of(float value) { return std::bit_cast<std::uint32_t>(value); }
 float float_of(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 
 TEST(Convert, Bf16Rounding) {

@@ -18,8 +18,6 @@
 namespace quern {
 namespace {
 
-std::uint32_t bits_of(float value) { return std::bit_cast<std::uint32_t>(value); }
-
 struct Encoded {
   bool finite = false;
   std::vector<std::uint8_t> packed, scales;

@@ -5,10 +5,13 @@
 #include <gtest/gtest.h>
 #include <hwy/highway.h>
 
+#include <bit>
 #include <cstdint>
 #include <random>
 
 namespace quern {
+
+inline std::uint32_t bits_of(float value) { return std::bit_cast<std::uint32_t>(value); }
 
 inline std::uint32_t next(std::mt19937& random) { return static_cast<std::uint32_t>(random()); }
 

@@ -14,19 +14,19 @@
 namespace quern {
 namespace {
 
-struct Encoded {
+struct EncodedRow {
   std::vector<std::uint8_t> packed, scales;
 };
 
 template <typename T>
-Encoded encode(const std::vector<T>& weights) {
-  Encoded out{std::vector<std::uint8_t>(weights.size() / 2),
-              std::vector<std::uint8_t>(weights.size() / kMxBlock)};
+EncodedRow encode_row(const std::vector<T>& weights) {
+  EncodedRow out{std::vector<std::uint8_t>(weights.size() / 2),
+                 std::vector<std::uint8_t>(weights.size() / kMxBlock)};
   EXPECT_TRUE(mxfp4_encode_row(weights, out.packed, out.scales));
   return out;
 }
 
-WeightStatistics plain(const std::vector<float>& weights, const Encoded& encoded) {
+WeightStatistics plain(const std::vector<float>& weights, const EncodedRow& encoded) {
   std::vector<float> restored(weights.size());
   std::vector<float> scales;
   mxfp4_decode_row(encoded.packed, encoded.scales, std::span(restored));
@@ -37,7 +37,7 @@ WeightStatistics plain(const std::vector<float>& weights, const Encoded& encoded
 }
 
 template <typename T>
-WeightStatistics fast(const std::vector<T>& weights, const Encoded& encoded) {
+WeightStatistics fast(const std::vector<T>& weights, const EncodedRow& encoded) {
   WeightStatistics result;
   mxfp4_measure(std::span<const T>(weights), encoded.packed, encoded.scales, result);
   return result;
@@ -63,7 +63,7 @@ TEST(WeightStatistics, CountedByHand) {
   weights[1] = -0.2f;
   weights[2] = 1.25f;
   weights[3] = 3.0f;
-  const WeightStatistics found = fast(weights, encode(weights));
+  const WeightStatistics found = fast(weights, encode_row(weights));
   EXPECT_EQ(found.elements, 32u);
   EXPECT_EQ(found.clipped, 1u);
   EXPECT_EQ(found.flushed, 1u);
@@ -73,7 +73,7 @@ TEST(WeightStatistics, CountedByHand) {
   EXPECT_EQ(found.scales[127], 1u);
   EXPECT_NEAR(found.sqnr_db(), 10 * std::log10(52.8525 / 0.3525), 1e-4);
   EXPECT_TRUE(std::isinf(
-      fast(std::vector<float>(64, 0.0f), encode(std::vector<float>(64, 0.0f))).sqnr_db()));
+      fast(std::vector<float>(64, 0.0f), encode_row(std::vector<float>(64, 0.0f))).sqnr_db()));
 }
 
 TEST(WeightStatistics, SimdEqualsPlain) {
@@ -100,7 +100,8 @@ TEST(WeightStatistics, SimdEqualsPlain) {
   std::vector<float> wide_bf16(bf16.size()), wide_fp16(fp16.size());
   bf16_to_float(bf16, wide_bf16);
   fp16_to_float(fp16, wide_fp16);
-  const Encoded of_f32 = encode(weights), of_bf16 = encode(bf16), of_fp16 = encode(fp16);
+  const EncodedRow of_f32 = encode_row(weights), of_bf16 = encode_row(bf16),
+                   of_fp16 = encode_row(fp16);
   const WeightStatistics plain_f32 = plain(weights, of_f32);
   const WeightStatistics plain_bf16 = plain(wide_bf16, of_bf16);
   const WeightStatistics plain_fp16 = plain(wide_fp16, of_fp16);
@@ -121,9 +122,9 @@ TEST(WeightStatistics, Merge) {
   for (std::size_t i = 0; i < b.size(); ++i) b[i] = 100 * std::cos(static_cast<float>(i));
   std::vector<float> both = a;
   both.insert(both.end(), b.begin(), b.end());
-  WeightStatistics sum = plain(a, encode(a));
-  sum.merge(plain(b, encode(b)));
-  expect_equal(sum, plain(both, encode(both)));
+  WeightStatistics sum = plain(a, encode_row(a));
+  sum.merge(plain(b, encode_row(b)));
+  expect_equal(sum, plain(both, encode_row(both)));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "quern/base/file.h"
 #include "quern/quantize/pipeline.h"
+#include "tests/quantize/quark_golden.h"
 #include "tests/quantize/scheme_checkpoint.h"
 #include "tests/support/temp_directory.h"
 
@@ -13,14 +14,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string hash_of(std::string_view data) {
-  return fmt::format("{:016x}", XXH3_64bits(data.data(), data.size()));
-}
-std::string file_hash(const fs::path& path) { return hash_of(read_file(path, 1 << 28)); }
-
-const Json& golden() {
-  static const fs::path path = fs::path(QUERN_SOURCE_DIR) / "tests/golden/quark_schemes.json";
-  static const Json json = parse_json(read_file(path, 1 << 24), path.string());
+const Json& schemes_golden() {
+  static const Json json = test::read_golden("quark_schemes.json");
   return json;
 }
 
@@ -37,7 +32,7 @@ void write_source(const fs::path& directory, const Json& refused) {
   Json header;
   std::string all;
   for (std::size_t t = 0; t < table.size(); ++t) {
-    ASSERT_EQ(hash_of(data[t]), golden()["source"][table[t].name].get<std::string>())
+    ASSERT_EQ(test::hash_of(data[t]), schemes_golden()["source"][table[t].name].get<std::string>())
         << "the generator differs from tools/quark_schemes.py: " << table[t].name;
     if (refused.contains(table[t].name)) continue;
     header[table[t].name] = {{"dtype", dtype_name(table[t].dtype)},
@@ -53,13 +48,7 @@ void write_source(const fs::path& directory, const Json& refused) {
   write_file(directory / "config.json", R"({"model_type": "llama", "torch_dtype": "bfloat16"})");
 }
 
-void quantize(const QuantizeOptions& options) {
-  const QuantizePlan plan = make_plan(options);
-  prepare_output_directory(options);
-  run_plan(plan, options);
-}
-
-void expect_golden(const Json& expected, const fs::path& output) {
+void expect_scheme_golden(const Json& expected, const fs::path& output) {
   const SafetensorsFile file(output / "model.safetensors");
   EXPECT_EQ(file.tensors().size(), expected["tensors"].size());
   for (const auto& [name, row] : expected["tensors"].items()) {
@@ -68,23 +57,23 @@ void expect_golden(const Json& expected, const fs::path& output) {
     EXPECT_EQ(dtype_name(info->dtype), row[0].get<std::string>()) << name;
     EXPECT_EQ(info->shape, row[1].get<Shape>()) << name;
     const auto data = file.data().subspan(info->begin - file.header().data_begin, info->bytes());
-    EXPECT_EQ(hash_of({reinterpret_cast<const char*>(data.data()), data.size()}),
+    EXPECT_EQ(test::hash_of({reinterpret_cast<const char*>(data.data()), data.size()}),
               row[2].get<std::string>())
         << name;
   }
-  EXPECT_EQ(file_hash(output / "model.safetensors"), expected["shard"].get<std::string>());
-  EXPECT_EQ(file_hash(output / "model.safetensors.index.json"),
+  EXPECT_EQ(test::file_hash(output / "model.safetensors"), expected["shard"].get<std::string>());
+  EXPECT_EQ(test::file_hash(output / "model.safetensors.index.json"),
             expected["index"].get<std::string>());
   Json config = parse_json(read_file(output / "config.json", 1 << 20), "config.json");
   config["quantization_config"].erase("version");
   EXPECT_EQ(config["quantization_config"].dump(1), expected["config"].dump(1));
-  EXPECT_EQ(hash_of(config.dump(4)), expected["config_without_version"].get<std::string>());
+  EXPECT_EQ(test::hash_of(config.dump(4)), expected["config_without_version"].get<std::string>());
 }
 
 class QuarkScheme : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(QuarkScheme, IsByteIdentical) {
-  const Json& expected = golden()["schemes"][GetParam()];
+  const Json& expected = schemes_golden()["schemes"][GetParam()];
   test::TempDirectory directory;
   write_source(directory / "in", expected["refused"]);
   QuantizeOptions options;
@@ -93,14 +82,14 @@ TEST_P(QuarkScheme, IsByteIdentical) {
   options.quant_scheme = GetParam();
   options.exclude_layers = std::vector<std::string>{};
   options.threads = 3;
-  quantize(options);
-  expect_golden(expected, directory / "out");
+  test::quantize(options);
+  expect_scheme_golden(expected, directory / "out");
   // Small pieces: cuts in other places, on one thread.
   options.output_dir = directory / "small";
   options.memory_budget_bytes = 16 << 10;
   options.threads = 1;
-  quantize(options);
-  EXPECT_EQ(file_hash(directory / "small" / "model.safetensors"),
+  test::quantize(options);
+  EXPECT_EQ(test::file_hash(directory / "small" / "model.safetensors"),
             expected["shard"].get<std::string>());
 }
 
@@ -114,7 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Schemes, QuarkScheme, ::testing::ValuesIn(supported()),
                          [](const auto& param_info) { return param_info.param; });
 
 TEST(QuarkSchemes, LayerConfigIsByteIdentical) {
-  const Json& expected = golden()["layer_config"];
+  const Json& expected = schemes_golden()["layer_config"];
   test::TempDirectory directory;
   write_source(directory / "in", expected["refused"]);
   QuantizeOptions options;
@@ -124,13 +113,13 @@ TEST(QuarkSchemes, LayerConfigIsByteIdentical) {
   for (const auto& [pattern, scheme] : expected["patterns"].items()) {
     options.layer_config.push_back(pattern + "=" + scheme.get<std::string>());
   }
-  quantize(options);
-  expect_golden(expected, directory / "out");
+  test::quantize(options);
+  expect_scheme_golden(expected, directory / "out");
 }
 
 // What Quark refuses is refused here too, before anything is written.
 TEST(QuarkSchemes, RefusesWhatQuarkRefuses) {
-  for (const auto& [name, entry] : golden()["schemes"].items()) {
+  for (const auto& [name, entry] : schemes_golden()["schemes"].items()) {
     for (const auto& tensor : test::scheme_tensors()) {
       EXPECT_EQ(refusal(find_scheme(name), tensor.shape).empty(),
                 !entry["refused"].contains(tensor.name))

@@ -37,8 +37,8 @@ std::size_t write_source(const fs::path& directory, const Scheme& scheme) {
   return count;
 }
 
-QuantizeReport quantize(const fs::path& source, const fs::path& output, std::string_view scheme,
-                        std::uint64_t budget) {
+QuantizeReport quantize_with(const fs::path& source, const fs::path& output,
+                             std::string_view scheme, std::uint64_t budget) {
   QuantizeOptions options;
   options.model_dir = source;
   options.output_dir = output;
@@ -57,7 +57,7 @@ TEST_P(SchemeReport, SaysWhatDiffFinds) {
   const fs::path source = directory / "source";
   fs::create_directories(source);
   const std::size_t count = write_source(source, find_scheme(GetParam()));
-  const QuantizeReport report = quantize(source, directory / "out", GetParam(), 64u << 20);
+  const QuantizeReport report = quantize_with(source, directory / "out", GetParam(), 64u << 20);
   ASSERT_EQ(report.quality.tensors.size(), count);
   std::map<std::string, TensorDiff> found;
   for (TensorDiff& diff :
@@ -96,8 +96,8 @@ TEST_P(SchemeReport, DoesNotDependOnTheCut) {
   const fs::path source = directory / "source";
   fs::create_directories(source);
   write_source(source, find_scheme(GetParam()));
-  quantize(source, directory / "large", GetParam(), 64u << 20);
-  quantize(source, directory / "small", GetParam(), 16u << 10);
+  quantize_with(source, directory / "large", GetParam(), 64u << 20);
+  quantize_with(source, directory / "small", GetParam(), 16u << 10);
   EXPECT_EQ(read_file(directory / "large/quantize_report.json", 1 << 24),
             read_file(directory / "small/quantize_report.json", 1 << 24));
 }
@@ -127,7 +127,9 @@ TEST(SchemeReport, IntegersHaveTheTextbookError) {
   writer.commit();
   write_file(source / "config.json", R"({"model_type": "x"})");
   const auto sqnr = [&](const char* scheme) {
-    return quantize(source, directory / scheme, scheme, 1u << 20).quality.tensors.at(0).sqnr_db();
+    return quantize_with(source, directory / scheme, scheme, 1u << 20)
+        .quality.tensors.at(0)
+        .sqnr_db();
   };
   EXPECT_NEAR(sqnr("int8"), 48.1, 0.1);
   EXPECT_NEAR(sqnr("int4_wo_per_channel"), 23.5, 0.2);
@@ -145,12 +147,12 @@ TEST(SchemeReport, RowsThatDoNotFitTheBudgetAreRefused) {
   writer.write(std::as_bytes(std::span(zeros)));
   writer.commit();
   write_file(source / "config.json", R"({"model_type": "x"})");
-  const auto error =
-      test::error_message([&] { quantize(source, directory / "out", "int4_wo_32", 4u << 20); });
+  const auto error = test::error_message(
+      [&] { quantize_with(source, directory / "out", "int4_wo_32", 4u << 20); });
   EXPECT_NE(error.find("tensor 'm.weight' [8, 65536]: int4_wo_32 takes 8 MiB"), std::string::npos)
       << error;
   EXPECT_FALSE(fs::exists(directory / "out"));
-  quantize(source, directory / "out", "int4_wo_32", 16u << 20);
+  quantize_with(source, directory / "out", "int4_wo_32", 16u << 20);
 }
 
 }  // namespace

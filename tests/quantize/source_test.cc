@@ -7,6 +7,7 @@
 
 #include "quern/base/file.h"
 #include "quern/quantize/pipeline.h"
+#include "tests/quantize/quark_golden.h"
 #include "tests/support/error_message.h"
 #include "tests/support/temp_directory.h"
 
@@ -19,16 +20,10 @@ using ::testing::HasSubstr;
 
 fs::path golden_directory() { return fs::path(QUERN_SOURCE_DIR) / "tests/golden/quantize_sources"; }
 
-const Json& golden() {
+const Json& sources_golden() {
   static const Json json =
       parse_json(read_file(golden_directory() / "golden.json", 1 << 24), "golden.json");
   return json;
-}
-
-void quantize(const QuantizeOptions& options) {
-  const QuantizePlan plan = make_plan(options);
-  prepare_output_directory(options);
-  run_plan(plan, options);
 }
 
 QuantizeOptions options_for(const fs::path& source, const fs::path& output) {
@@ -65,9 +60,9 @@ TEST_P(Source, GivesWhatQuarkMakesOfItsValues) {
                                             directory / fmt::format("{}{}", scheme, budget));
       options.quant_scheme = scheme;
       options.memory_budget_bytes = budget;
-      quantize(options);
+      test::quantize(options);
       const auto tensors = tensors_of(options.output_dir);
-      const Json& expected = golden()[GetParam()][scheme];
+      const Json& expected = sources_golden()[GetParam()][scheme];
       EXPECT_EQ(tensors.size(), expected.size());
       for (const auto& [name, row] : expected.items()) {
         ASSERT_TRUE(tensors.contains(name)) << name;
@@ -89,9 +84,9 @@ TEST(SourceFormats, KeptLayersAreDescribedAsQuarkDoes) {
   test::TempDirectory directory;
   QuantizeOptions options = options_for(golden_directory() / "fp8", directory / "out");
   options.keep_excluded_layers_as_original_model_state = true;
-  quantize(options);
+  test::quantize(options);
   const Json config = parse_json(read_file(directory / "out/config.json", 1 << 20), "config.json");
-  const Json& expected = golden()["fp8"]["kept"];
+  const Json& expected = sources_golden()["fp8"]["kept"];
   EXPECT_EQ(config["quantization_config"]["exclude"].dump(), expected["exclude"].dump());
   EXPECT_EQ(config["quantization_config"]["layer_quant_config"].dump(1),
             expected["layer_quant_config"].dump(1));

@@ -26,4 +26,9 @@ inline std::string encode_base64(std::string_view bytes) {
   return out;
 }
 
+// What the APIs take in place of an address.
+inline std::string png_data_url(std::string_view bytes) {
+  return "data:image/png;base64," + encode_base64(bytes);
+}
+
 }  // namespace quern::server::test

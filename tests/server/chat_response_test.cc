@@ -8,9 +8,12 @@
 
 #include "quern/server/api_error.h"
 #include "quern/server/chat_answer.h"
+#include "tests/support/tiny_model_tokenizer.h"
 
 namespace quern::server {
 namespace {
+
+using quern::test::tiny_model_tokenizer;
 
 ChatPlan plan_of(int n = 1) {
   ChatPlan plan;
@@ -21,11 +24,6 @@ ChatPlan plan_of(int n = 1) {
   plan.prompt.assign(1032, 1);
   plan.parser = {.parse_reasoning = true, .starts_in_reasoning = false, .parse_tools = true};
   return plan;
-}
-
-const Tokenizer& tokenizer() {
-  static const Tokenizer tiny = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  return tiny;
 }
 
 engine::Output output(std::string text, std::optional<engine::FinishReason> reason = {},
@@ -43,7 +41,7 @@ constexpr const char* kHead =
 
 TEST(ChatWriter, EventsByteByByte) {
   const ChatPlan plan = plan_of();
-  const ChatWriter writer(plan, tokenizer());
+  const ChatWriter writer(plan, tiny_model_tokenizer());
   const std::string head = kHead;
   EXPECT_EQ(writer.role_event(0),
             head + R"([{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,)"
@@ -94,7 +92,7 @@ TEST(ChatWriter, BodyByteByByte) {
   completion.choices[0].stop_reason = "Question:";
   completion.usage = {1032, 168, 0};
   EXPECT_EQ(
-      ChatWriter(plan, tokenizer()).body(completion),
+      ChatWriter(plan, tiny_model_tokenizer()).body(completion),
       R"({"id":"chatcmpl-X","object":"chat.completion","created":1781000000,"model":"NAME",)"
       R"("choices":[{"index":0,"message":{"role":"assistant","content":"18","refusal":null,)"
       R"("annotations":null,"audio":null,"function_call":null,"reasoning":"9 + 9"},)"
@@ -109,15 +107,15 @@ TEST(ChatWriter, LogprobsCarryTextBytesAndTheRequestedAlternatives) {
   plan.sampling.logprobs = 2;
   ChatDelta delta;
   delta.content = "x";
-  const std::int32_t id = tokenizer().encode("A").at(0);
+  const std::int32_t id = tiny_model_tokenizer().encode("A").at(0);
   delta.logprobs = {{{id, -0.5F}, 1, {{id, -0.5F}, {id, -INFINITY}}}};
   const std::string entry = R"({"token":"A","logprob":-0.5,"bytes":[65])";
-  EXPECT_NE(ChatWriter(plan, tokenizer())
+  EXPECT_NE(ChatWriter(plan, tiny_model_tokenizer())
                 .delta_event(delta)
                 .find(R"("logprobs":{"content":[)" + entry + R"(,"top_logprobs":[)" + entry +
                       R"(},{"token":"A","logprob":-9999.0,"bytes":[65]}]}]})"),
             std::string::npos)
-      << ChatWriter(plan, tokenizer()).delta_event(delta);
+      << ChatWriter(plan, tiny_model_tokenizer()).delta_event(delta);
 }
 
 TEST(ChatAnswer, SeparatesReasoningContentAndCallsAtAnyCut) {

@@ -9,25 +9,23 @@
 #include "quern/server/completion_request.h"
 #include "quern/server/completion_response.h"
 #include "tests/server/api_fixture.h"
+#include "tests/support/tiny_model_tokenizer.h"
 
 namespace quern::server {
 namespace {
 
-const Tokenizer& tokenizer() {
-  static const Tokenizer tokenizer = Tokenizer::load(QUERN_SOURCE_DIR "/models/m3-tiny");
-  return tokenizer;
-}
+using quern::test::tiny_model_tokenizer;
 
 SamplingLimits limits() {
   SamplingLimits limits;
   limits.max_model_len = 100;
-  limits.vocab_size = tokenizer().vocab_size();
+  limits.vocab_size = tiny_model_tokenizer().vocab_size();
   return limits;
 }
 
 CompletionPlan plan(const std::string& body) {
   CompletionPlan made =
-      plan_completion(parse_completion_request(body), limits(), "NAME", tokenizer());
+      plan_completion(parse_completion_request(body), limits(), "NAME", tiny_model_tokenizer());
   for (GenerationPlan& generation : made.prompts) {
     generation.id = "cmpl-X";
     generation.created = 1781000000;
@@ -36,7 +34,7 @@ CompletionPlan plan(const std::string& body) {
 }
 
 TEST(CompletionRequest, PromptsOfAllForms) {
-  const auto hi = tokenizer().encode("hi");
+  const auto hi = tiny_model_tokenizer().encode("hi");
   EXPECT_EQ(plan(R"({"prompt":"hi"})").prompts.at(0).prompt, hi);
   EXPECT_EQ(plan(R"({"prompt":["a","hi"]})").prompts.at(1).prompt, hi);
   EXPECT_EQ(plan(R"({"prompt":[5,6]})").prompts.at(0).prompt, (std::vector<std::int32_t>{5, 6}));
@@ -69,7 +67,7 @@ TEST(CompletionRequest, EchoAsksForThePromptsLogprobs) {
 TEST(CompletionRequest, BadWordsCountWithABlankBeforeThemToo) {
   const auto words = plan(R"({"prompt":"hi","bad_words":["a"]})").first().sampling.bad_words;
   ASSERT_FALSE(words.empty());
-  EXPECT_EQ(words[0], tokenizer().encode("a"));
+  EXPECT_EQ(words[0], tiny_model_tokenizer().encode("a"));
 }
 
 TEST(CompletionRequest, Refusals) {
@@ -124,13 +122,13 @@ engine::Output output_of(const std::string& text, std::vector<engine::TokenLogpr
   return output;
 }
 
-std::int32_t token(const std::string& text) { return tokenizer().encode(text).at(0); }
+std::int32_t token(const std::string& text) { return tiny_model_tokenizer().encode(text).at(0); }
 
 TEST(CompletionWriter, EchoedBodyByteByByte) {
   const CompletionPlan echo =
       plan(R"({"prompt":"AB","echo":true,"logprobs":1,"max_tokens":1,"temperature":0})");
   ASSERT_EQ(echo.first().prompt, (std::vector<std::int32_t>{token("A"), token("B")}));
-  CompletionWriter writer(echo, tokenizer(), false);
+  CompletionWriter writer(echo, tiny_model_tokenizer(), false);
   engine::Output output = output_of("C", {{{token("C"), -0.5F}, 2, {{token("A"), -0.25F}}}});
   output.prompt_logprobs = {{{token("B"), -1.0F}, 1, {{token("B"), -1.0F}}}};
   writer.feed(0, std::move(output));
@@ -150,7 +148,7 @@ TEST(CompletionWriter, EchoedBodyByteByByte) {
 // What is generated because the engine cannot do without is neither shown nor counted.
 TEST(CompletionWriter, EchoWithoutGeneration) {
   const CompletionPlan echo = plan(R"({"prompt":"AB","echo":true,"logprobs":0,"max_tokens":0})");
-  CompletionWriter writer(echo, tokenizer(), false);
+  CompletionWriter writer(echo, tiny_model_tokenizer(), false);
   engine::Output output = output_of("C", {{{token("C"), -0.5F}, 2, {}}});
   output.prompt_logprobs = {{{token("B"), -1.0F}, 1, {}}};
   writer.feed(0, std::move(output));
@@ -161,9 +159,9 @@ TEST(CompletionWriter, EchoWithoutGeneration) {
 
 // Offsets count characters, also of a character that is split over tokens.
 TEST(CompletionWriter, OffsetsCountCharacters) {
-  CompletionLogprobs logprobs(tokenizer(), false);
+  CompletionLogprobs logprobs(tiny_model_tokenizer(), false);
   const std::string text = "\xC3\xA9\xE4\xB8\xAD!";
-  const auto ids = tokenizer().encode(text);
+  const auto ids = tiny_model_tokenizer().encode(text);
   for (const std::int32_t id : ids) logprobs.add({{id, -1}, 1, {}});
   const Json json = logprobs.take();
   std::string before;
@@ -173,9 +171,9 @@ TEST(CompletionWriter, OffsetsCountCharacters) {
     // A token in the middle of a character stands where that character does.
     const bool inside =
         !before.empty() &&
-        (static_cast<unsigned char>(tokenizer().token_bytes(ids[i])[0]) & 0xC0) == 0x80;
+        (static_cast<unsigned char>(tiny_model_tokenizer().token_bytes(ids[i])[0]) & 0xC0) == 0x80;
     EXPECT_EQ(json["text_offset"][i], inside ? characters - 1 : characters);
-    before += tokenizer().token_bytes(ids[i]);
+    before += tiny_model_tokenizer().token_bytes(ids[i]);
   }
 }
 
@@ -183,7 +181,7 @@ TEST(CompletionWriter, EventsByteByByte) {
   const CompletionPlan stream =
       plan(R"({"prompt":[[65],[66]],"stream":true,"stream_options":{"include_usage":true},)"
            R"("return_token_ids":true})");
-  CompletionWriter writer(stream, tokenizer(), false);
+  CompletionWriter writer(stream, tiny_model_tokenizer(), false);
   engine::Output first;
   first.text = "x";
   first.token_ids = {7};

@@ -30,9 +30,6 @@ using ::testing::HasSubstr;
 std::string shape(const std::string& name) {
   return read_file(QUERN_SOURCE_DIR "/data/shapes/" + name + ".png", 1 << 20);
 }
-std::string data_url(const std::string& bytes) {
-  return "data:image/png;base64," + test::encode_base64(bytes);
-}
 Json image_part(const std::string& url) {
   return {{"type", "image_url"}, {"image_url", {{"url", url}}}};
 }
@@ -117,20 +114,21 @@ TEST_F(ImageE2e, NamesColourAndShape) {
   for (const char* colour : {"red", "green", "blue"}) {
     for (const char* form : {"circle", "square", "triangle"}) {
       const std::string name = std::string(colour) + "_" + form;
-      const Answer answer = ask(ask_about(data_url(shape(name + "_56"))));
+      const Answer answer = ask(ask_about(test::png_data_url(shape(name + "_56"))));
       ASSERT_EQ(answer.status, 200) << answer.json;
       EXPECT_EQ(answer.text(), std::string("a ") + colour + " " + form);
     }
   }
-  EXPECT_EQ(ask(ask_about(data_url(shape("green_triangle_112")))).text(), "a green triangle");
+  EXPECT_EQ(ask(ask_about(test::png_data_url(shape("green_triangle_112")))).text(),
+            "a green triangle");
   EXPECT_EQ(stats().images_encoded, 10U);
 }
 
 // 80 or 85 tokens a prompt with one image: the text's, the image's, its start and end.
 TEST_F(ImageE2e, UsageCountsTheImage) {
   start();
-  const Answer small = ask(ask_about(data_url(shape("red_circle_56"))));
-  const Answer large = ask(ask_about(data_url(shape("red_circle_112"))));
+  const Answer small = ask(ask_about(test::png_data_url(shape("red_circle_56"))));
+  const Answer large = ask(ask_about(test::png_data_url(shape("red_circle_112"))));
   EXPECT_EQ(large.json["usage"]["prompt_tokens"].get<int>() -
                 small.json["usage"]["prompt_tokens"].get<int>(),
             12);
@@ -141,15 +139,17 @@ TEST_F(ImageE2e, AloneTogetherCachedAndAcrossTurnsTheSame) {
   start();
   std::vector<Json> requests;
   for (const char* name : {"red_circle_56", "blue_square_84", "orange_triangle_112"}) {
-    requests.push_back(ask_about(data_url(shape(name))));
+    requests.push_back(ask_about(test::png_data_url(shape(name))));
     // Two pictures in a request, and a second turn that shows the first one again.
+    requests.push_back(
+        body(Json::array({user({image_part(test::png_data_url(shape(name))),
+                                image_part(test::png_data_url(shape("green_circle_84"))),
+                                text_part("What do you see?")})})));
     requests.push_back(body(Json::array(
-        {user({image_part(data_url(shape(name))), image_part(data_url(shape("green_circle_84"))),
-               text_part("What do you see?")})})));
-    requests.push_back(body(Json::array(
-        {user({image_part(data_url(shape(name))), text_part("What do you see?")}),
+        {user({image_part(test::png_data_url(shape(name))), text_part("What do you see?")}),
          {{"role", "assistant"}, {"content", "a picture"}},
-         user({text_part("And here?"), image_part(data_url(shape("green_circle_84")))})})));
+         user({text_part("And here?"),
+               image_part(test::png_data_url(shape("green_circle_84")))})})));
   }
   std::vector<std::string> alone;
   for (const Json& request : requests) {
@@ -169,7 +169,7 @@ TEST_F(ImageE2e, AloneTogetherCachedAndAcrossTurnsTheSame) {
 
 TEST_F(ImageE2e, SeveralChoicesShareOneEncoding) {
   start();
-  Json request = ask_about(data_url(shape("red_circle_56")));
+  Json request = ask_about(test::png_data_url(shape("red_circle_56")));
   request["n"] = 4;
   request["temperature"] = 0.5;
   request["seed"] = 1;
@@ -189,7 +189,7 @@ TEST_F(ImageE2e, StreamsAndLocalFilesAndHttp) {
   EXPECT_EQ(ask(ask_about("file://" QUERN_SOURCE_DIR "/data/shapes/yellow_circle_56.png")).text(),
             "a yellow circle");
   EXPECT_EQ(ask(ask_about(pictures.url("/p.jpg"))).text(), "a purple square");
-  Json request = ask_about(data_url(shape("red_circle_56")));
+  Json request = ask_about(test::png_data_url(shape("red_circle_56")));
   request["stream"] = true;
   RawClient client(port_);
   client.send(post("/v1/chat/completions", request.dump(), "Connection: close\r\n"));
@@ -218,7 +218,7 @@ TEST_F(ImageE2e, ASlowHostDelaysNoOtherRequest) {
   }
   while (slow.connections() < 12) std::this_thread::sleep_for(milliseconds(1));
   EXPECT_EQ(ask(body(Json::array({user({text_part("hi")})}))).status, 200);
-  EXPECT_EQ(ask(ask_about(data_url(shape("blue_circle_56")))).text(), "a blue circle");
+  EXPECT_EQ(ask(ask_about(test::png_data_url(shape("blue_circle_56")))).text(), "a blue circle");
   EXPECT_EQ(right, 0);
   go = true;
   for (std::thread& client : waiting) client.join();
@@ -270,12 +270,12 @@ TEST_F(ImageE2e, WhatStrangersSendIsRefusedAndHurtsNobody) {
     int status;
   };
   std::vector<Row> rows = {
-      {"bomb of pixels", data_url(png_promise(60'000)), 400},
-      {"bomb of sides", data_url(png_promise(0x7FFFFFFF)), 400},
-      {"GIF of 65,535 squared", data_url(gif), 400},
-      {"JPEG of 65,535 squared", data_url(jpeg), 400},
-      {"text", data_url("hello, I am a picture"), 400},
-      {"wrong magic", data_url("\x89PNX" + picture.substr(4)), 400},
+      {"bomb of pixels", test::png_data_url(png_promise(60'000)), 400},
+      {"bomb of sides", test::png_data_url(png_promise(0x7FFFFFFF)), 400},
+      {"GIF of 65,535 squared", test::png_data_url(gif), 400},
+      {"JPEG of 65,535 squared", test::png_data_url(jpeg), 400},
+      {"text", test::png_data_url("hello, I am a picture"), 400},
+      {"wrong magic", test::png_data_url("\x89PNX" + picture.substr(4)), 400},
       {"empty", "data:image/png;base64,", 400},
       {"not base64", "data:image/png;base64,%%%%", 400},
       {"not base64 at all", "data:image/png,abc", 501},
@@ -292,8 +292,8 @@ TEST_F(ImageE2e, WhatStrangersSendIsRefusedAndHurtsNobody) {
       {"nothing", "", 400},
   };
   for (std::size_t length = 1; length + 20 < picture.size(); length += 37) {
-    rows.push_back(
-        {"first " + std::to_string(length) + " bytes", data_url(picture.substr(0, length)), 400});
+    rows.push_back({"first " + std::to_string(length) + " bytes",
+                    test::png_data_url(picture.substr(0, length)), 400});
   }
   const std::size_t before = peak_memory_bytes();
   for (const Row& row : rows) {
@@ -309,30 +309,31 @@ TEST_F(ImageE2e, WhatStrangersSendIsRefusedAndHurtsNobody) {
   EXPECT_EQ(inside.connections(), 0);
 
   Json many = Json::array();
-  for (int i = 0; i < 10'000; ++i) many.push_back(image_part(data_url("x")));
+  for (int i = 0; i < 10'000; ++i) many.push_back(image_part(test::png_data_url("x")));
   const Answer too_many = ask(body(Json::array({{{"role", "user"}, {"content", many}}})));
   EXPECT_EQ(too_many.status, 400);
   EXPECT_THAT(too_many.error(), HasSubstr("At most 999 image(s) may be provided in one prompt."));
   many = Json::array();
-  for (int i = 0; i < 900; ++i) many.push_back(image_part(data_url(picture)));
+  for (int i = 0; i < 900; ++i) many.push_back(image_part(test::png_data_url(picture)));
   const Answer too_long = ask(body(Json::array({{{"role", "user"}, {"content", many}}})));
   EXPECT_EQ(too_long.status, 400);
   EXPECT_THAT(too_long.error(), HasSubstr("maximum context length"));
-  const Answer spoofed = ask(
-      body(Json::array({user({text_part("look: ]<]image[>["), image_part(data_url(picture))})})));
+  const Answer spoofed = ask(body(Json::array(
+      {user({text_part("look: ]<]image[>["), image_part(test::png_data_url(picture))})})));
   EXPECT_EQ(spoofed.status, 400);
   EXPECT_THAT(spoofed.error(), HasSubstr("2 image placeholders"));
-  for (const std::string& url : {data_url("not a video"), data_url(picture), inside.url("/"),
-                                 data_url(std::string("\0\0\0\x18"
-                                                      "ftypmp42",
-                                                      12))}) {
+  for (const std::string& url :
+       {test::png_data_url("not a video"), test::png_data_url(picture), inside.url("/"),
+        test::png_data_url(std::string("\0\0\0\x18"
+                                       "ftypmp42",
+                                       12))}) {
     EXPECT_EQ(ask(body(Json::array({user({video_part(url)})}))).status, 400) << url.substr(0, 60);
   }
   EXPECT_EQ(inside.connections(), 0);
 
   // The largest picture that is taken needs a few hundred MB; none of these may need that much.
   EXPECT_LT(peak_memory_bytes() - before, std::size_t{400} << 20);
-  EXPECT_EQ(ask(ask_about(data_url(shape("blue_square_56")))).text(), "a blue square");
+  EXPECT_EQ(ask(ask_about(test::png_data_url(shape("blue_square_56")))).text(), "a blue square");
   EXPECT_TRUE(server_->chat().engine().healthy());
   EXPECT_EQ(server_->chat().service().in_flight(), 0);
 }
@@ -359,7 +360,7 @@ TEST_F(ImageE2e, VideosAreSeenTheSameAloneAndTogether) {
   for (std::size_t i = 0; i < together.size(); ++i) {
     clients.emplace_back([&, i] { together[i] = ask(request).json["choices"].dump(); });
   }
-  EXPECT_EQ(ask(ask_about(data_url(shape("red_circle_56")))).text(), "a red circle");
+  EXPECT_EQ(ask(ask_about(test::png_data_url(shape("red_circle_56")))).text(), "a red circle");
   for (std::thread& client : clients) client.join();
   for (const std::string& answer : together) EXPECT_EQ(answer, alone.json["choices"].dump());
   EXPECT_EQ(stats().images_encoded, 3U);
@@ -367,7 +368,7 @@ TEST_F(ImageE2e, VideosAreSeenTheSameAloneAndTogether) {
 
 TEST_F(ImageE2e, AKnownUuidNeedsNoData) {
   start();
-  Json part = image_part(data_url(shape("red_circle_56")));
+  Json part = image_part(test::png_data_url(shape("red_circle_56")));
   part["uuid"] = "the-circle";
   const Json question = text_part("What is in this picture?");
   EXPECT_EQ(ask(body(Json::array({user({part, question})}))).text(), "a red circle");
@@ -400,12 +401,12 @@ TEST_F(ImageE2e, AFetchEndsWhenItsClientGoes) {
   }
   for (int i = 0; i < 2000 && !dropped; ++i) std::this_thread::sleep_for(milliseconds(5));
   EXPECT_TRUE(dropped);
-  EXPECT_EQ(ask(ask_about(data_url(shape("blue_square_56")))).text(), "a blue square");
+  EXPECT_EQ(ask(ask_about(test::png_data_url(shape("blue_square_56")))).text(), "a blue square");
 }
 
 TEST_F(ImageE2e, LimitsOfTheOperator) {
   start([](ServerOptions& options) { options.model.max_images = 1; });
-  const std::string url = data_url(shape("red_circle_56"));
+  const std::string url = test::png_data_url(shape("red_circle_56"));
   const Answer two = ask(body(Json::array({user({image_part(url), image_part(url)})})));
   EXPECT_EQ(two.status, 400);
   EXPECT_EQ(two.error(),
@@ -416,7 +417,7 @@ TEST_F(ImageE2e, LimitsOfTheOperator) {
 
 TEST_F(ImageE2e, LanguageModelOnlyTakesNoImages) {
   start([](ServerOptions& options) { options.model.engine.images.language_model_only = true; });
-  const Answer answer = ask(ask_about(data_url(shape("red_circle_56"))));
+  const Answer answer = ask(ask_about(test::png_data_url(shape("red_circle_56"))));
   EXPECT_EQ(answer.status, 400);
   EXPECT_THAT(answer.error(), HasSubstr("At most 0 image(s) may be provided in one prompt."));
   EXPECT_EQ(ask(body(Json::array({user({text_part("hi")})}))).status, 200);
@@ -425,7 +426,8 @@ TEST_F(ImageE2e, LanguageModelOnlyTakesNoImages) {
 // The pictures of live requests have a bound; who comes too late is told to come back.
 TEST_F(ImageE2e, MemoryOfPicturesHasABound) {
   start([](ServerOptions& options) { options.model.max_media_bytes = 400'000; });
-  const std::string url = data_url(shape("red_circle_112"));  // 64 patches are 301,056 bytes
+  const std::string url =
+      test::png_data_url(shape("red_circle_112"));  // 64 patches are 301,056 bytes
   Json two = body(Json::array({user({image_part(url), image_part(url)})}));
   const Answer refused = ask(two);
   EXPECT_EQ(refused.status, 429) << refused.json;

@@ -18,10 +18,6 @@ using std::chrono::milliseconds;
 using test::LoopbackServer;
 using ::testing::HasSubstr;
 
-std::string data_url(const std::string& bytes) {
-  return "data:image/png;base64," + test::encode_base64(bytes);
-}
-
 MediaOptions loopback_allowed() {
   MediaOptions options;
   options.allowed_media_domains = {"127.0.0.1"};
@@ -46,9 +42,9 @@ TEST(MediaLoader, KeepsTheOrder) {
   const auto budget = std::make_shared<MemoryBudget>(1 << 20);
   MediaLoader loader(loopback_allowed(), budget);
   {
-    const auto media =
-        loader.load({data_url("a"), server.url("/1"), data_url("b"), server.url("/2"),
-                     server.url("/3"), server.url("/4"), data_url("c")});
+    const auto media = loader.load({test::png_data_url("a"), server.url("/1"),
+                                    test::png_data_url("b"), server.url("/2"), server.url("/3"),
+                                    server.url("/4"), test::png_data_url("c")});
     std::string all;
     for (const Media& item : media) all += item.bytes;
     EXPECT_EQ(all, "a/1b/2/3/4c");
@@ -65,7 +61,7 @@ TEST(MediaLoader, TheFirstFailureIsReportedAndNothingIsKept) {
   });
   const auto budget = std::make_shared<MemoryBudget>(1 << 20);
   MediaLoader loader(loopback_allowed(), budget);
-  EXPECT_EQ(failure(loader, {data_url("a"), server.url("/"), "ftp://x"}).first, 422);
+  EXPECT_EQ(failure(loader, {test::png_data_url("a"), server.url("/"), "ftp://x"}).first, 422);
   EXPECT_EQ(failure(loader, {"ftp://x", server.url("/")}).second,
             "The URL must be either a HTTP, data or file URL.");
   EXPECT_EQ(failure(loader, {"data:image/png,abc"}).first, 501);
@@ -78,8 +74,9 @@ TEST(MediaLoader, BytesHaveLimits) {
   options.max_request_bytes = 250;
   const auto budget = std::make_shared<MemoryBudget>(400);
   MediaLoader loader(options, budget);
-  const std::string hundred = data_url(std::string(100, 'x'));
-  EXPECT_THAT(failure(loader, {data_url(std::string(101, 'x'))}).second, HasSubstr("100 bytes"));
+  const std::string hundred = test::png_data_url(std::string(100, 'x'));
+  EXPECT_THAT(failure(loader, {test::png_data_url(std::string(101, 'x'))}).second,
+              HasSubstr("100 bytes"));
   EXPECT_THAT(failure(loader, {hundred, hundred, hundred}).second, HasSubstr("250 bytes together"));
   const auto a = loader.load({hundred, hundred});
   const auto b = loader.load({hundred, hundred});
@@ -105,7 +102,7 @@ TEST(MediaLoader, SlowFetchesDoNotBlockOthers) {
     slow.push_back(std::async(std::launch::async, [&] { return loader.load({server.url("/")}); }));
   }
   while (running < 3) std::this_thread::sleep_for(milliseconds(1));
-  EXPECT_EQ(loader.load({data_url("quick")})[0].bytes, "quick");
+  EXPECT_EQ(loader.load({test::png_data_url("quick")})[0].bytes, "quick");
   go = true;
   for (auto& result : slow) EXPECT_EQ(result.get()[0].bytes, "slow");
   EXPECT_EQ(most, 3);
@@ -134,7 +131,7 @@ TEST(MediaLoader, WhoLosesItsClientEndsEarly) {
   for (int i = 0; i < 3; ++i) {
     auto end = std::make_shared<std::promise<int>>();
     ends.push_back(end->get_future());
-    cancels.push_back(loader.load({data_url("x"), server.url("/")},
+    cancels.push_back(loader.load({test::png_data_url("x"), server.url("/")},
                                   [end](std::exception_ptr error, std::vector<Media> media) {
                                     EXPECT_TRUE(media.empty());
                                     try {
@@ -171,12 +168,12 @@ TEST(MediaLoader, StopsWhileFetchesRun) {
   {
     MediaLoader loader(options, std::make_shared<MemoryBudget>(1 << 20));
     for (int i = 0; i < 5; ++i) {
-      loader.load({server.url("/"), data_url("x")},
+      loader.load({server.url("/"), test::png_data_url("x")},
                   [held](std::exception_ptr, std::vector<Media>) { ADD_FAILURE(); });
     }
     while (server.connections() < 2) std::this_thread::sleep_for(milliseconds(1));
     loader.stop();
-    EXPECT_EQ(failure(loader, {data_url("x")}).first, 503);
+    EXPECT_EQ(failure(loader, {test::png_data_url("x")}).first, 503);
   }
   EXPECT_EQ(held.use_count(), 1) << "what waited was dropped";
 }

@@ -6,16 +6,16 @@
 
 #include "quern/base/error.h"
 #include "quern/base/file.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
 
-const std::string kSource = QUERN_SOURCE_DIR;
-
 TEST(ChatTemplate, M3TinyAsRecorded) {
-  const ChatTemplate chat = ChatTemplate::load(kSource + "/models/m3-tiny");
+  const ChatTemplate chat = ChatTemplate::load(test::kTinyModel);
   const std::string file = "m3_tiny_chat_template.json";
-  const Json golden = parse_json(read_file(kSource + "/tests/golden/text/" + file, 1u << 22), file);
+  const Json golden =
+      parse_json(read_file(QUERN_SOURCE_DIR "/tests/golden/text/" + file, 1u << 22), file);
   ASSERT_EQ(golden.size(), 12u);
   for (const Json& entry : golden) {
     const Json& input = entry["input"];

@@ -12,9 +12,9 @@
 namespace quern {
 namespace {
 
-const std::string NS(kToolNamespace);
-const std::string kCall = NS + "<tool_call>\n" + NS + "<invoke name=\"f\">" + NS + "<p>7" + NS +
-                          "</p>" + NS + "</invoke>\n" + NS + "</tool_call>";
+const std::string kCall = test::kMarker + "<tool_call>\n" + test::kMarker + "<invoke name=\"f\">" +
+                          test::kMarker + "<p>7" + test::kMarker + "</p>" + test::kMarker +
+                          "</invoke>\n" + test::kMarker + "</tool_call>";
 
 Json tools() {
   return Json::parse(R"([{"type": "function", "function": {"name": "f", "parameters":
@@ -93,12 +93,12 @@ TEST(OutputParser, MarkerSoupDoesNotDependOnCuts) {
   const std::vector<std::string> tokens = {"<mm:think>",
                                            "</mm:think>",
                                            kCall,
-                                           NS + "<tool_call>",
-                                           NS,
-                                           NS + "<invoke name=\"f\">",
-                                           NS + "</invoke>",
-                                           NS + "<p>1",
-                                           NS + "</p>",
+                                           test::kMarker + "<tool_call>",
+                                           test::kMarker,
+                                           test::kMarker + "<invoke name=\"f\">",
+                                           test::kMarker + "</invoke>",
+                                           test::kMarker + "<p>1",
+                                           test::kMarker + "</p>",
                                            "<mm:",
                                            "]<]",
                                            " ",

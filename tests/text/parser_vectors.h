@@ -5,6 +5,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "quern/base/file.h"
 #include "quern/base/json.h"
@@ -16,6 +17,8 @@ inline Json read_vectors(const std::string& name) {
   return parse_json(read_file(QUERN_SOURCE_DIR "/tests/golden/text/" + name, 1 << 20), name);
 }
 
+inline const std::string kMarker(kToolNamespace);
+
 inline std::string with_markers(std::string text) {
   constexpr std::string_view kShort = "\u00a7";
   for (std::size_t at = 0; (at = text.find(kShort, at)) != std::string::npos;) {
@@ -23,6 +26,13 @@ inline std::string with_markers(std::string text) {
     at += kToolNamespace.size();
   }
   return text;
+}
+
+// The text in pieces of one byte each.
+inline std::vector<std::string> single_bytes(const std::string& text) {
+  std::vector<std::string> pieces;
+  for (const char c : text) pieces.emplace_back(1, c);
+  return pieces;
 }
 
 }  // namespace quern::test

@@ -24,12 +24,6 @@ ReasoningDelta parse(bool enabled, const std::vector<std::string>& pieces) {
   return all;
 }
 
-std::vector<std::string> bytes(const std::string& text) {
-  std::vector<std::string> pieces;
-  for (const char c : text) pieces.emplace_back(1, c);
-  return pieces;
-}
-
 bool enabled(const Json& row) { return row.contains("thinking_mode"); }
 
 // tests/golden/text/reasoning_parser.json: one row a case.
@@ -41,7 +35,7 @@ TEST(ReasoningParser, VectorsAtEveryCut) {
     SCOPED_TRACE(output);
     const ReasoningDelta expected{row["reasoning"], row["content"]};
     EXPECT_EQ(parse(enabled(row), {output}), expected);
-    EXPECT_EQ(parse(enabled(row), bytes(output)), expected);
+    EXPECT_EQ(parse(enabled(row), test::single_bytes(output)), expected);
     for (std::size_t cut = 0; cut <= output.size(); ++cut) {
       ASSERT_EQ(parse(enabled(row), {output.substr(0, cut), output.substr(cut)}), expected) << cut;
     }

@@ -4,16 +4,16 @@
 #include "quern/base/file.h"
 #include "quern/base/json.h"
 #include "quern/text/tokenizer.h"
+#include "tests/support/tiny_model.h"
 
 namespace quern {
 namespace {
 
-const std::string kSource = QUERN_SOURCE_DIR;
-
 // `file` holds [{"text": ..., "ids": [...]}, ...], made by tools/text_compare_with_peers.py.
 void expect_golden(const std::string& file, std::size_t cases) {
-  const Tokenizer tokenizer = Tokenizer::load(kSource + "/models/m3-tiny");
-  const Json golden = parse_json(read_file(kSource + "/tests/golden/text/" + file, 1u << 22), file);
+  const Tokenizer tokenizer = Tokenizer::load(test::kTinyModel);
+  const Json golden =
+      parse_json(read_file(QUERN_SOURCE_DIR "/tests/golden/text/" + file, 1u << 22), file);
   ASSERT_GE(golden.size(), cases);
   for (const Json& entry : golden) {
     const auto text = entry["text"].get<std::string>();

@@ -15,16 +15,14 @@
 namespace quern {
 namespace {
 
-const std::string NS(kToolNamespace);
-
 std::string E(const std::string& name, const std::string& body) {
-  return NS + "<" + name + ">" + body + NS + "</" + name + ">";
+  return test::kMarker + "<" + name + ">" + body + test::kMarker + "</" + name + ">";
 }
 std::string invoke(const std::string& body, const std::string& name = "create_order") {
-  return NS + "<invoke name=\"" + name + "\">" + body + NS + "</invoke>";
+  return test::kMarker + "<invoke name=\"" + name + "\">" + body + test::kMarker + "</invoke>";
 }
 std::string block(const std::string& invokes) {
-  return NS + "<tool_call>\n" + invokes + "\n" + NS + "</tool_call>";
+  return test::kMarker + "<tool_call>\n" + invokes + "\n" + test::kMarker + "</tool_call>";
 }
 
 Json order_tools() {
@@ -78,17 +76,11 @@ Result parse(const std::vector<std::string>& pieces, const Json& tools,
   return result;
 }
 
-std::vector<std::string> bytes(const std::string& text) {
-  std::vector<std::string> pieces;
-  for (const char c : text) pieces.emplace_back(1, c);
-  return pieces;
-}
-
 void expect_at_every_cut(const std::string& text, const Json& tools, const Result& expected,
                          ArgumentStreaming streaming = ArgumentStreaming::kWhole) {
   SCOPED_TRACE(text.substr(0, 500));
   ASSERT_EQ(parse({text}, tools, streaming), expected);
-  ASSERT_EQ(parse(bytes(text), tools, streaming), expected);
+  ASSERT_EQ(parse(test::single_bytes(text), tools, streaming), expected);
   if (text.size() > 2000) return;
   for (std::size_t cut = 0; cut <= text.size(); ++cut) {
     ASSERT_EQ(parse({text.substr(0, cut), text.substr(cut)}, tools, streaming), expected) << cut;
@@ -173,7 +165,7 @@ TEST(ToolCallParser, NameIsSentAtOnceAndArgumentsAtTheEnd) {
   ToolCallParser parser(order_tools());
   const std::string text = block(invoke(E("user_id", "42") + E("tags", "")));
   const std::size_t name_end = text.find("create_order\">") + 14;
-  const std::size_t end = text.find(NS + "</invoke>");
+  const std::size_t end = text.find(test::kMarker + "</invoke>");
   EXPECT_EQ(parser.feed("Sure. "),
             (std::vector<ToolEvent>{{ToolEvent::Kind::kContent, 0, "Sure. "}}));
   EXPECT_EQ(parser.feed(text.substr(0, name_end)),
@@ -193,16 +185,17 @@ TEST(ToolCallParser, EagerArgumentsArriveWithTheText) {
     for (const ToolEvent& event : parser.feed(text)) pieces += event.text;
     return pieces;
   };
-  EXPECT_EQ(feed(NS + "<tool_call>" + NS + "<invoke name=\"create_order\">"), "create_order");
-  EXPECT_EQ(feed(NS + "<user_id>4"), "");
+  EXPECT_EQ(feed(test::kMarker + "<tool_call>" + test::kMarker + "<invoke name=\"create_order\">"),
+            "create_order");
+  EXPECT_EQ(feed(test::kMarker + "<user_id>4"), "");
   EXPECT_EQ(feed("2"), "");
-  EXPECT_EQ(feed(NS + "</user_id>"), R"({"user_id": 42)");
-  EXPECT_EQ(feed(NS + "<note>a\"b"), R"(, "note": "a\"b)");
+  EXPECT_EQ(feed(test::kMarker + "</user_id>"), R"({"user_id": 42)");
+  EXPECT_EQ(feed(test::kMarker + "<note>a\"b"), R"(, "note": "a\"b)");
   EXPECT_EQ(feed("\n]<]"), R"(\n)");
-  EXPECT_EQ(feed("c" + NS + "</no"), R"(]<]c)");
+  EXPECT_EQ(feed("c" + test::kMarker + "</no"), R"(]<]c)");
   EXPECT_EQ(feed("te>"), "\"");
   EXPECT_EQ(feed(E("tags", E("item", "x"))), R"(, "tags": ["x"])");
-  EXPECT_EQ(feed(NS + "</invoke>"), "}");
+  EXPECT_EQ(feed(test::kMarker + "</invoke>"), "}");
 }
 
 TEST(ToolCallParser, EagerArgumentsAtEveryCut) {
@@ -217,9 +210,11 @@ TEST(ToolCallParser, EagerArgumentsAtEveryCut) {
        R"({"note": "a", "user_id": 1, "note": ["a", "b"]})"},
       {E("note", "x" + E("b", "y") + "z"), R"({"note": "x", "note": {"b": "y", "$text": "xz"}})"},
       {E("note", E("b", "y")), R"({"note": {"b": "y"}})"},
-      {E("user_id", "1") + NS + "<note>a" + NS + "</other>", R"({"user_id": 1, "note": "a"})"},
-      {NS + "<note>cut off", R"({"note": "cut off"})"},
-      {"first" + NS + "</note>" + E("user_id", "1"), R"({"note": "first", "user_id": 1})"},
+      {E("user_id", "1") + test::kMarker + "<note>a" + test::kMarker + "</other>",
+       R"({"user_id": 1, "note": "a"})"},
+      {test::kMarker + "<note>cut off", R"({"note": "cut off"})"},
+      {"first" + test::kMarker + "</note>" + E("user_id", "1"),
+       R"({"note": "first", "user_id": 1})"},
   };
   for (const BodyCase& c : cases) {
     expect_at_every_cut(block(invoke(c.body)), order_tools(), {"", {{"create_order", c.arguments}}},
@@ -247,19 +242,19 @@ TEST(ToolCallParser, EagerEqualsWholeForWellFormedCalls) {
 }
 
 TEST(ToolCallParser, MarkerSoupDoesNotDependOnCuts) {
-  const std::vector<std::string> tokens = {NS,
-                                           NS + "<tool_call>",
-                                           NS + "</tool_call>",
-                                           NS + "<invoke name=\"create_order\">",
-                                           NS + "<invoke name=",
+  const std::vector<std::string> tokens = {test::kMarker,
+                                           test::kMarker + "<tool_call>",
+                                           test::kMarker + "</tool_call>",
+                                           test::kMarker + "<invoke name=\"create_order\">",
+                                           test::kMarker + "<invoke name=",
                                            "'x'>",
-                                           NS + "</invoke>",
-                                           NS + "<note>",
-                                           NS + "</note>",
-                                           NS + "<user_id>",
-                                           NS + "</user_id>",
-                                           NS + "<",
-                                           NS + "</",
+                                           test::kMarker + "</invoke>",
+                                           test::kMarker + "<note>",
+                                           test::kMarker + "</note>",
+                                           test::kMarker + "<user_id>",
+                                           test::kMarker + "</user_id>",
+                                           test::kMarker + "<",
+                                           test::kMarker + "</",
                                            ">",
                                            "<",
                                            "]",
@@ -277,8 +272,9 @@ TEST(ToolCallParser, MarkerSoupDoesNotDependOnCuts) {
   std::mt19937 random(seed);
   const Json tools = order_tools();
   for (int round = 0; round < 10000; ++round) {
-    std::string text =
-        round % 2 == 0 ? "" : NS + "<tool_call>" + NS + "<invoke name=\"create_order\">";
+    std::string text = round % 2 == 0 ? ""
+                                      : test::kMarker + "<tool_call>" + test::kMarker +
+                                            "<invoke name=\"create_order\">";
     for (auto n = random() % 20; n > 0; --n) text += tokens[random() % tokens.size()];
     const auto mode = random() % 2 == 0 ? ArgumentStreaming::kWhole : ArgumentStreaming::kEager;
     const Result whole = parse({text}, tools, mode);
@@ -288,7 +284,7 @@ TEST(ToolCallParser, MarkerSoupDoesNotDependOnCuts) {
       at += pieces.back().size();
     }
     ASSERT_EQ(parse(pieces, tools, mode), whole) << text;
-    ASSERT_EQ(parse(bytes(text), tools, mode), whole) << text;
+    ASSERT_EQ(parse(test::single_bytes(text), tools, mode), whole) << text;
     for (const auto& [name, arguments] : whole.calls) {
       const Json parsed = Json::parse(arguments, nullptr, /*allow_exceptions=*/false);
       ASSERT_TRUE(parsed.is_object()) << text << "\n" << arguments;
@@ -304,7 +300,7 @@ TEST(ToolCallParser, AnyBytesAreAccepted) {
     std::string junk(random() % 60, '\0');
     for (char& c : junk) c = static_cast<char>(random() % 256);
     const std::string text = junk + block(invoke(junk + E("note", junk) + E("user_id", junk)));
-    ASSERT_EQ(parse(bytes(text), order_tools()), parse({text}, order_tools()));
+    ASSERT_EQ(parse(test::single_bytes(text), order_tools()), parse({text}, order_tools()));
   }
 }
 
@@ -318,37 +314,39 @@ std::string repeat(const std::string& text, std::size_t times) {
 // Each text is about 1 MB. Quadratic work would be 10^12 steps; the limit is loose for slow
 // machines and sanitizers.
 TEST(ToolCallParser, HostileOutputTakesLinearTime) {
-  const std::string open = NS + "<tool_call>" + NS + "<invoke name=\"create_order\">";
+  const std::string open =
+      test::kMarker + "<tool_call>" + test::kMarker + "<invoke name=\"create_order\">";
   std::string dollars;
   for (std::string name = "$text"; dollars.size() < 1000000; name.insert(0, 1, '$'))
     dollars += E(name, "");
   const std::vector<std::pair<std::string, std::string>> outputs = {
-      {"opening tags", open + repeat(NS + "<a>", 70000)},
-      {"block starts", repeat(NS + "<tool_call>", 45000)},
-      {"invokes", open + repeat(NS + "<invoke name=x>", 35000)},
-      {"markers", open + repeat(NS, 80000)},
-      {"bare content markers", repeat(NS, 80000)},
-      {"half markers", open + NS + "<note>" + repeat("]<]minimax[>", 90000)},
-      {"endless tag", open + NS + "<" + repeat("a", 1000000)},
-      {"endless name", NS + "<tool_call>" + NS + "<invoke name=\"" + repeat("a", 1000000)},
-      {"siblings",
-       open + NS + "<free>" + repeat(E("a", "1"), 30000) + NS + "</free>" + NS + "</invoke>"},
-      {"parameters", open + repeat(E("note", "1"), 25000) + NS + "</invoke>"},
-      {"long text", open + E("note", repeat("a\n", 500000)) + NS + "</invoke>"},
-      {"blanks", open + repeat("\u3000", 330000) + NS + "</invoke>"},
-      {"number", open + E("user_id", repeat("9", 1000000)) + NS + "</invoke>"},
-      {"spaces", open + E("user_id", repeat("\u2003", 330000) + "x") + NS + "</invoke>"},
-      {"deep JSON", open + E("tags", repeat("[", 1000000)) + NS + "</invoke>"},
-      {"JSON members",
-       open + E("free", "{" + repeat("\"a\": 1, ", 100000) + "\"b\": 1}") + NS + "</invoke>"},
-      {"mixed text names", open + E("free", "x" + dollars) + NS + "</invoke>"},
+      {"opening tags", open + repeat(test::kMarker + "<a>", 70000)},
+      {"block starts", repeat(test::kMarker + "<tool_call>", 45000)},
+      {"invokes", open + repeat(test::kMarker + "<invoke name=x>", 35000)},
+      {"markers", open + repeat(test::kMarker, 80000)},
+      {"bare content markers", repeat(test::kMarker, 80000)},
+      {"half markers", open + test::kMarker + "<note>" + repeat("]<]minimax[>", 90000)},
+      {"endless tag", open + test::kMarker + "<" + repeat("a", 1000000)},
+      {"endless name",
+       test::kMarker + "<tool_call>" + test::kMarker + "<invoke name=\"" + repeat("a", 1000000)},
+      {"siblings", open + test::kMarker + "<free>" + repeat(E("a", "1"), 30000) + test::kMarker +
+                       "</free>" + test::kMarker + "</invoke>"},
+      {"parameters", open + repeat(E("note", "1"), 25000) + test::kMarker + "</invoke>"},
+      {"long text", open + E("note", repeat("a\n", 500000)) + test::kMarker + "</invoke>"},
+      {"blanks", open + repeat("\u3000", 330000) + test::kMarker + "</invoke>"},
+      {"number", open + E("user_id", repeat("9", 1000000)) + test::kMarker + "</invoke>"},
+      {"spaces", open + E("user_id", repeat("\u2003", 330000) + "x") + test::kMarker + "</invoke>"},
+      {"deep JSON", open + E("tags", repeat("[", 1000000)) + test::kMarker + "</invoke>"},
+      {"JSON members", open + E("free", "{" + repeat("\"a\": 1, ", 100000) + "\"b\": 1}") +
+                           test::kMarker + "</invoke>"},
+      {"mixed text names", open + E("free", "x" + dollars) + test::kMarker + "</invoke>"},
   };
   const Json tools = order_tools();
   for (const auto& [name, text] : outputs) {
     for (const auto mode : {ArgumentStreaming::kWhole, ArgumentStreaming::kEager}) {
       const auto start = std::chrono::steady_clock::now();
       const Result whole = parse({text}, tools, mode);
-      const Result piecewise = parse(bytes(text), tools, mode);
+      const Result piecewise = parse(test::single_bytes(text), tools, mode);
       const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
       EXPECT_EQ(whole, piecewise) << name;
       EXPECT_LT(seconds.count(), 20) << name;

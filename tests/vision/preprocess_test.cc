@@ -8,13 +8,12 @@
 #include <vector>
 
 #include "tests/support/error_message.h"
+#include "tests/vision/release_config.h"
 
 namespace quern::vision {
 namespace {
 
 using test::error_message;
-
-VisionPreprocessConfig release_config() { return make_preprocess_config(PreprocessorConfig{}); }
 
 struct SizeCase {
   std::int64_t height, width;
@@ -29,7 +28,7 @@ class SizeRule : public testing::TestWithParam<SizeCase> {};
 
 TEST_P(SizeRule, GivesTheSizeAndTokensOfTheProcessor) {
   const SizeCase& c = GetParam();
-  const VisionPreprocessConfig config = release_config();
+  const VisionPreprocessConfig config = test::release_config();
   const ImageSize size = smart_resize({c.width, c.height}, 28, 3136, 451'584);
   EXPECT_EQ(size.height, c.resized_height);
   EXPECT_EQ(size.width, c.resized_width);
@@ -94,7 +93,7 @@ RgbImage position_image(std::int64_t height, std::int64_t width) {
 }
 
 VisionPreprocessConfig bytes_config() {  // pixels come out as their bytes
-  VisionPreprocessConfig config = release_config();
+  VisionPreprocessConfig config = test::release_config();
   config.rescale_factor = 1.0F;
   config.mean = {0, 0, 0};
   config.std = {1, 1, 1};
@@ -150,7 +149,7 @@ TEST(PatchOrder, FramesFillTemporalStepsAndTheLastIsRepeated) {
 TEST(Normalisation, IsTheMeanAndDeviationOfTheFile) {
   RgbImage image = position_image(56, 56);
   std::fill(image.pixels.begin(), image.pixels.end(), std::uint8_t{255});
-  const ImagePatches patches = preprocess_image(image, release_config());
+  const ImagePatches patches = preprocess_image(image, test::release_config());
   const double mean[3] = {0.48145466, 0.4578275, 0.40821073};
   const double std[3] = {0.26862954, 0.26130258, 0.27577711};
   for (std::size_t c = 0; c < 3; ++c) {

@@ -12,6 +12,7 @@
 
 #include "quern/checkpoint/safetensors.h"
 #include "tests/support/error_message.h"
+#include "tests/vision/release_config.h"
 
 namespace quern::vision {
 namespace {
@@ -20,8 +21,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-
-VisionPreprocessConfig release_config() { return make_preprocess_config(PreprocessorConfig{}); }
 
 class Clips {
  public:
@@ -79,7 +78,7 @@ TEST_F(Video, FramesAndNumbersAreThoseOfOpenCv) {
   for (const std::string& name : clips.names()) {
     SCOPED_TRACE(name);
     const auto file = clips.file(name);
-    const VideoPlan plan = plan_video(file, release_config(), {}, 100'000);
+    const VideoPlan plan = plan_video(file, test::release_config(), {}, 100'000);
     EXPECT_DOUBLE_EQ(plan.info.fps, clips.view(name + ".fps").as<double>()[0]);
     EXPECT_EQ(plan.info.num_frames, clips.view(name + ".count").as<std::int64_t>()[0]);
     const TensorView numbers = clips.view(name + ".numbers");
@@ -118,7 +117,7 @@ TEST_F(Video, PatchesAreThoseOfTransformers) {
     const std::uint8_t* first = frames.as<std::uint8_t>() + i * size;
     images.push_back({{frames.shape.at(2), frames.shape.at(1)}, {first, first + size}});
   }
-  const ImagePatches patches = preprocess_frames(images, release_config());
+  const ImagePatches patches = preprocess_frames(images, test::release_config());
   const auto* grid = clips.view(name + ".grid").as<std::int64_t>();
   EXPECT_EQ(patches.grid_t, grid[0] + grid[3]) << "in segments there";
   EXPECT_EQ(patches.grid_h, grid[1]);
@@ -133,7 +132,7 @@ TEST_F(Video, PatchesAreThoseOfTransformers) {
 }
 
 TEST_F(Video, SegmentsHoldFourTemporalPatchesAndTheirTimes) {
-  VisionPreprocessConfig config = release_config();
+  VisionPreprocessConfig config = test::release_config();
   config.video_fps = 4;
   const auto file = clips.file("h264");  // 102 frames of 30 a second
   const VideoPlan plan = plan_video(file, config, {}, 100'000);

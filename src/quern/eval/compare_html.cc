@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "quern/eval/compare_report.h"
+#include "quern/eval/markdown.h"
 
 namespace quern {
 namespace {
@@ -32,12 +33,6 @@ std::string cell(const std::string& text) {
   return fmt::format("<td class=n>{}</td>", escape_html(text));
 }
 
-std::string percent(double share) { return fmt::format("{:.2f}", 100 * share); }
-
-std::string interval(const std::optional<Interval>& value) {
-  return value ? fmt::format("{} to {}", percent(value->low), percent(value->high)) : "n/a";
-}
-
 std::string summary_table(const Comparison& comparison) {
   std::string out =
       "<table><tr><th>Task<th>Metric<th>Filter<th>Base %<th>Quantized %<th>Difference"
@@ -48,8 +43,9 @@ std::string summary_table(const Comparison& comparison) {
                        escape_html(score.filter));
     out += cell(percent(score.base.value)) + cell(percent(score.quantized.value));
     out += cell(fmt::format("{:+.2f}", 100 * (score.quantized.value - score.base.value)));
-    out += cell(score.bootstrap ? interval(score.bootstrap->difference) : "n/a");
-    out += cell(score.recovery ? percent(*score.recovery) : "n/a") + cell(interval(score.interval));
+    out += cell(score.bootstrap ? interval_text(score.bootstrap->difference) : "n/a");
+    out += cell(score.recovery ? percent(*score.recovery) : "n/a") +
+           cell(interval_text(score.interval));
     if (score.counts) {
       const PairedCounts& c = *score.counts;
       for (const std::size_t n : {c.both_right, c.only_base, c.only_quantized, c.both_wrong})

@@ -10,13 +10,6 @@
 namespace quern {
 namespace {
 
-std::string percent(double share) { return fmt::format("{:.2f}", 100 * share); }
-
-std::string interval_text(const std::optional<Interval>& interval) {
-  return interval ? fmt::format("{} to {}", percent(interval->low), percent(interval->high))
-                  : "n/a";
-}
-
 // A column "Metric" only where it says something.
 bool several_metrics(const Comparison& comparison) {
   return std::any_of(comparison.scores.begin(), comparison.scores.end(), [&](const auto& score) {
@@ -42,6 +35,11 @@ void append_questions(const ComparedScore& score, bool won, std::string& out) {
 }
 
 }  // namespace
+
+std::string interval_text(const std::optional<Interval>& interval) {
+  return interval ? fmt::format("{} to {}", percent(interval->low), percent(interval->high))
+                  : "n/a";
+}
 
 std::string comparison_table(const Comparison& comparison) {
   const bool with_metric = several_metrics(comparison);

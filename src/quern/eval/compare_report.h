@@ -20,4 +20,7 @@ std::string comparison_html(const Comparison& comparison);
 
 std::string escape_html(std::string_view text);
 
+// "97.71 to 102.35" in percent, "n/a" where there is none.
+std::string interval_text(const std::optional<Interval>& interval);
+
 }  // namespace quern

@@ -2,6 +2,8 @@
 // its tables with; tests/golden/eval/make_tables.py makes random cases.
 #include "quern/eval/markdown.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "quern/text/utf8.h"
@@ -81,6 +83,8 @@ std::string pad(const std::string& text, std::size_t width, char side) {
 }
 
 }  // namespace
+
+std::string percent(double share) { return fmt::format("{:.2f}", 100 * share); }
 
 std::string markdown_table(const std::vector<std::string>& headers,
                            const std::vector<std::vector<std::string>>& rows,

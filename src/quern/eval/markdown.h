@@ -20,4 +20,7 @@ std::string markdown_table(const std::vector<std::string>& headers,
 // The text between fences that it cannot close: one backtick more than the longest run in it.
 std::string markdown_fence(const std::string& text, const std::string& language = "");
 
+// A share as percent with two decimals: 0.9884 gives 98.84.
+std::string percent(double share);
+
 }  // namespace quern

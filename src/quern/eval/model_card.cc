@@ -206,8 +206,6 @@ std::string quantization(const Sources& sources, const CardSources& from) {
   return out + shell_block(command) + "\n";
 }
 
-std::string percent(double share) { return fmt::format("{:.2f}", 100 * share); }
-
 // The figures of a divergence run stand in one results file, both models in it.
 std::string fidelity(const std::vector<EvaluationRun>& runs) {
   std::vector<std::vector<std::string>> rows;

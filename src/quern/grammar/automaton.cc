@@ -9,12 +9,11 @@
 #include <utility>
 
 #include "quern/base/error.h"
+#include "quern/grammar/index.h"
 #include "quern/grammar/rule_analysis.h"
 
 namespace quern::grammar {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 struct ByteEdge {
   std::uint8_t first;

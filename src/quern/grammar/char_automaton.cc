@@ -7,12 +7,11 @@
 #include <utility>
 
 #include "quern/base/error.h"
+#include "quern/grammar/index.h"
 #include "quern/text/utf8.h"
 
 namespace quern::grammar {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 void check_size(std::size_t states) {
   if (states > kMaxCharStates) {

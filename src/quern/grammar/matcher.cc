@@ -5,14 +5,9 @@
 #include <functional>
 
 #include "quern/base/error.h"
+#include "quern/grammar/index.h"
 
 namespace quern::grammar {
-namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
-
-}  // namespace
-
 StackPool::StackPool() : begin_{0, 0, 0}, chain_{-1, -1}, buckets_(64, -1) {}
 
 std::span<const StackPool::Frame> StackPool::frames(int node) const {

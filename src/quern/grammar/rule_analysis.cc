@@ -4,13 +4,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "quern/grammar/index.h"
+
 namespace quern::grammar {
 namespace {
 
 constexpr std::size_t kInlineStates = 400;  // larger rules that are used twice are called
 constexpr std::size_t kHuge = std::size_t{1} << 40;
 
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 std::size_t index(ExprId id) { return static_cast<std::size_t>(id); }
 std::size_t index(RuleId id) { return static_cast<std::size_t>(id); }
 

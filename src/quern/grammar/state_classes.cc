@@ -6,10 +6,10 @@
 
 #include <unordered_map>
 
+#include "quern/grammar/index.h"
+
 namespace quern::grammar {
 namespace {
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 // One round: states as keys that compare by what they do.
 class Round {

@@ -11,6 +11,7 @@
 #include <chrono>
 
 #include "quern/base/error.h"
+#include "quern/grammar/index.h"
 
 namespace quern::grammar {
 namespace {
@@ -19,8 +20,6 @@ constexpr std::size_t kMaxLocalBytes = std::size_t{16} << 20;  // of one grammar
 // Looks at the automaton's table that its classes may cost: a second of 200,000 states would be too
 // much, and what is bounded by a few thousand characters needs less.
 constexpr std::size_t kMaxClassWork = 20'000'000;
-
-std::size_t index(int i) { return static_cast<std::size_t>(i); }
 
 // Follows the tokens below a node. A level holds what is left after the bytes up to a depth: one
 // state as long as nothing else is needed, else a set.

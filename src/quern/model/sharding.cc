@@ -63,7 +63,7 @@ std::int64_t expert_of(std::string_view tensor) {
   return expert;
 }
 
-RowRange part_of(std::int64_t rows, std::int64_t index, std::int64_t parts) {
+RowRange equal_part(std::int64_t rows, std::int64_t index, std::int64_t parts) {
   QUERN_CHECK(rows % parts == 0, "{} rows, {} parts", rows, parts);
   return {index * (rows / parts), rows / parts};
 }
@@ -160,21 +160,21 @@ RowRange rows_of(std::string_view tensor, std::int64_t rows, const ModelConfig& 
     case Split::kReplicated:
       return {0, rows};
     case Split::kRows:
-      return part_of(rows, sharding.rank, sharding.size);
+      return equal_part(rows, sharding.rank, sharding.size);
     case Split::kKvHeads: {
       const std::int64_t heads = config.text_config.num_key_value_heads;
       const std::int64_t parts = std::min<std::int64_t>(heads, sharding.size);
-      return part_of(rows, sharding.rank * parts / sharding.size, parts);
+      return equal_part(rows, sharding.rank * parts / sharding.size, parts);
     }
     case Split::kExpertRows: {
-      if (!sharding.expert_parallel) return part_of(rows, sharding.rank, sharding.size);
+      if (!sharding.expert_parallel) return equal_part(rows, sharding.rank, sharding.size);
       const std::int64_t per_rank = config.text_config.num_local_experts / sharding.size;
       const bool mine = expert_of(tensor) / per_rank == sharding.rank;
       return {0, mine ? rows : 0};
     }
     case Split::kVisionRows:
       if (sharding.vision_data_parallel) return {0, rows};
-      return part_of(rows, sharding.rank, sharding.size);
+      return equal_part(rows, sharding.rank, sharding.size);
   }
   QUERN_CHECK(false);
   return {};

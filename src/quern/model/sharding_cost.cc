@@ -10,7 +10,7 @@
 namespace quern::model {
 namespace {
 
-constexpr std::int64_t kBf16 = 2;
+constexpr std::int64_t kBf16Bytes = 2;
 
 // Whether the module's inputs travel as MXFP4.
 bool is_packed(const ModelConfig& config, const std::string& module) {
@@ -21,7 +21,7 @@ bool is_packed(const ModelConfig& config, const std::string& module) {
 
 // Bytes of `width` values on all ranks together.
 std::int64_t inner_bytes(std::int64_t width, bool packed) {
-  return packed ? width / 2 + width / 32 : kBf16 * width;
+  return packed ? width / 2 + width / 32 : kBf16Bytes * width;
 }
 
 }  // namespace
@@ -70,7 +70,7 @@ std::int64_t kv_bytes_per_token(const TextConfig& config, const Sharding& shardi
     values += std::int64_t{2} * spec.num_kv_heads * spec.head_dim;
     if (has_index) values += spec.index_dim;
   }
-  return kBf16 * values;
+  return kBf16Bytes * values;
 }
 
 TokenTraffic token_traffic(const ModelConfig& config, const Sharding& sharding) {
@@ -83,11 +83,11 @@ TokenTraffic token_traffic(const ModelConfig& config, const Sharding& sharding) 
     ++traffic.operations;
     traffic.sent_bytes += bytes;
   };
-  send(kBf16 * hidden);  // the embedding, from the rank that has the token
+  send(kBf16Bytes * hidden);  // the embedding, from the rank that has the token
   for (std::int64_t i = 0; i < text.num_hidden_layers; ++i) {
     const std::string prefix = fmt::format("language_model.model.layers.{}.", i);
-    send(kBf16 * text.num_attention_heads * text.head_dim);
-    send(kBf16 * hidden);  // o_proj
+    send(kBf16Bytes * text.num_attention_heads * text.head_dim);
+    send(kBf16Bytes * hidden);  // o_proj
     if (!text.is_moe_layer(i)) {
       send(inner_bytes(text.dense_intermediate_size, is_packed(config, prefix + "mlp.down_proj")));
     } else {
@@ -111,11 +111,11 @@ TokenTraffic token_traffic(const ModelConfig& config, const Sharding& sharding) 
       }
       // A chosen expert's row, but for the columns of the rank that has it.
       if (sharding.expert_parallel)
-        send(text.num_experts_per_tok * kBf16 * (hidden - hidden / ranks));
+        send(text.num_experts_per_tok * kBf16Bytes * (hidden - hidden / ranks));
     }
-    send(kBf16 * hidden);  // the layer's output
+    send(kBf16Bytes * hidden);  // the layer's output
   }
-  send(kBf16 * (text.vocab_size - text.vocab_size / ranks));  // logits, to rank 0
+  send(kBf16Bytes * (text.vocab_size - text.vocab_size / ranks));  // logits, to rank 0
   return traffic;
 }
 

@@ -43,13 +43,13 @@ class VisionBinder {
   Binder binder_;
 };
 
-struct Layer {
+struct VisionLayer {
   LayerNormWeights norm1, norm2;
   Affine q_proj, k_proj, v_proj, out_proj, fc1, fc2;
 };
 
-Layer bind_layer(const VisionBinder& binder, const std::string& prefix) {
-  Layer layer;
+VisionLayer bind_layer(const VisionBinder& binder, const std::string& prefix) {
+  VisionLayer layer;
   layer.norm1 = binder.layer_norm(prefix + "layer_norm1");
   layer.norm2 = binder.layer_norm(prefix + "layer_norm2");
   layer.q_proj = binder.affine(prefix + "self_attn.q_proj");
@@ -262,7 +262,7 @@ struct VisionTower::Impl {
     const Matrix in = normed.first_rows(patches);
     vision.affine(patch_embedding, Activation::kNone, pixels.first_rows(patches), in);
     vision.layer_norm(pre_norm, eps(), in, x);
-    for (const Layer& layer : layers) run_layer(layer, x, in);
+    for (const VisionLayer& layer : layers) run_layer(layer, x, in);
     project(x, out);
   }
 
@@ -291,7 +291,7 @@ struct VisionTower::Impl {
     backend.gather_columns(mine, out);
   }
 
-  void run_layer(const Layer& layer, Matrix x, Matrix in) {
+  void run_layer(const VisionLayer& layer, Matrix x, Matrix in) {
     const Matrix query = q.first_rows(x.rows);
     const Matrix key = k.first_rows(x.rows);
     const Matrix value = v.first_rows(x.rows);
@@ -336,7 +336,7 @@ struct VisionTower::Impl {
 
   Affine patch_embedding, projector1, projector2, merger1, merger2;
   LayerNormWeights pre_norm;
-  std::vector<Layer> layers;
+  std::vector<VisionLayer> layers;
 
   // Device: the residual stream, the normed input of a branch (or attention's output), attention's
   // operands, the inner values of a multilayer perceptron, the projected patches, the rows; this

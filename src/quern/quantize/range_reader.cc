@@ -12,7 +12,7 @@
 namespace quern {
 namespace {
 
-constexpr std::uint64_t kWindowBytes = 32u << 20;
+constexpr std::uint64_t kReadWindowBytes = 32u << 20;
 
 }  // namespace
 
@@ -44,8 +44,8 @@ void RangeReader::read(std::uint64_t offset, std::span<std::byte> out) const {
 void RangeReader::drop_behind(std::uint64_t offset) const {
   const std::lock_guard lock(mutex_);
   kept_from_ = std::min(kept_from_, offset);  // a tensor may be read twice
-  if (offset - kept_from_ < 2 * kWindowBytes) return;
-  const std::uint64_t end = offset - kWindowBytes;
+  if (offset - kept_from_ < 2 * kReadWindowBytes) return;
+  const std::uint64_t end = offset - kReadWindowBytes;
   (void)::posix_fadvise(fd_, static_cast<off_t>(kept_from_), static_cast<off_t>(end - kept_from_),
                         POSIX_FADV_DONTNEED);
   kept_from_ = end;

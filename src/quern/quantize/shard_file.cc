@@ -15,7 +15,7 @@ namespace quern {
 namespace {
 
 // So many written bytes are sent to the disk together.
-constexpr std::uint64_t kWindowBytes = 32u << 20;
+constexpr std::uint64_t kWriteBackBytes = 32u << 20;
 
 bool same_file(int fd, const std::filesystem::path& path) {
   struct stat open_file {
@@ -85,7 +85,7 @@ void ShardFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes)
   written_ += bytes.size();
   if (bytes.empty()) return;
   note_dirty(begin, begin + bytes.size());
-  if (dirty_bytes_ >= kWindowBytes) write_back();
+  if (dirty_bytes_ >= kWriteBackBytes) write_back();
 }
 
 // Codes and scales of a tensor grow as two runs.

@@ -23,7 +23,7 @@ const Json* given(const Json& object, std::string_view key) {
   return found == object.end() || found->is_null() ? nullptr : &*found;
 }
 
-std::string text_of(const Json& value, const std::string& field) {
+std::string text_field(const Json& value, const std::string& field) {
   if (!value.is_string()) {
     throw parameter_error(fmt::format("`{}` must be a string.", field), field, value);
   }
@@ -42,7 +42,7 @@ bool flag(const Json& object, const char* key, const std::string& field) {
 // A schema as an object, or as its JSON text.
 Json schema_of(const Json& value, const std::string& field) {
   if (value.is_object() || value.is_boolean()) return value;
-  const std::string text = text_of(value, field);
+  const std::string text = text_field(value, field);
   try {
     return parse_json(text, field, {.max_depth = 64, .reject_duplicate_keys = false});
   } catch (const Error& error) {
@@ -61,10 +61,10 @@ void set_constraint(const std::string& kind, const Json& value, const std::strin
     output.schema = schema_of(value, field);
   } else if (kind == "regex") {
     output.kind = StructuredOutput::Kind::kRegex;
-    output.text = text_of(value, field);
+    output.text = text_field(value, field);
   } else if (kind == "grammar") {
     output.kind = StructuredOutput::Kind::kGrammar;
-    output.text = text_of(value, field);
+    output.text = text_field(value, field);
   } else if (kind == "json_object") {
     output.kind = StructuredOutput::Kind::kJsonObject;
   } else if (kind == "choice") {
@@ -140,7 +140,7 @@ std::shared_ptr<const StructuredOutput> read_structured_output(const Json& body)
     }
     output.any_whitespace = !flag(*options, "disable_any_whitespace", field);
     if (const Json* pattern = given(*options, "whitespace_pattern")) {
-      output.whitespace_regex = text_of(*pattern, field + ".whitespace_pattern");
+      output.whitespace_regex = text_field(*pattern, field + ".whitespace_pattern");
     }
   }
   for (const std::string_view kind : kConstraints) {
@@ -149,7 +149,7 @@ std::shared_ptr<const StructuredOutput> read_structured_output(const Json& body)
     if (value != nullptr && *value != false) found.push_back({std::string(kind), value, field});
   }
   if (const Json* pattern = given(body, "guided_whitespace_pattern")) {
-    output.whitespace_regex = text_of(*pattern, "guided_whitespace_pattern");
+    output.whitespace_regex = text_field(*pattern, "guided_whitespace_pattern");
   }
   if (const Json* format = given(body, "response_format")) add_response_format(*format, found);
   if (found.empty()) return {};

@@ -16,7 +16,7 @@ constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kEveryPiece = R"(\A\z)";  // matches no piece: the step cuts nothing
 
-bool flag(const Json& config, const char* key, bool fallback) {
+bool flag_or(const Json& config, const char* key, bool fallback) {
   const auto it = config.find(key);
   if (it == config.end()) return fallback;
   if (!it->is_boolean()) throw Error("pre_tokenizer.{}: expected true or false", key);
@@ -56,7 +56,7 @@ void PreTokenizer::add_step(const Json& config, bool last, int depth) {
   if (type == "Split") return add_split(config);
   if (type == "ByteLevel") return add_byte_level(config);
   if (type == "Digits") {
-    const bool each = flag(config, "individual_digits", false);
+    const bool each = flag_or(config, "individual_digits", false);
     steps_.push_back({.regex = Regex::compile("\\p{N}"),
                       .behavior = each ? Behavior::kIsolated : Behavior::kContiguous,
                       .invert = false});
@@ -68,12 +68,12 @@ void PreTokenizer::add_step(const Json& config, bool last, int depth) {
 void PreTokenizer::add_split(const Json& config) {
   steps_.push_back({.regex = split_pattern(config),
                     .behavior = behavior(config.value("behavior", Json())),
-                    .invert = flag(config, "invert", false)});
+                    .invert = flag_or(config, "invert", false)});
 }
 
 void PreTokenizer::add_byte_level(const Json& config) {
-  const bool use_regex = flag(config, "use_regex", true);
-  steps_.push_back({.prefix_space = flag(config, "add_prefix_space", true),
+  const bool use_regex = flag_or(config, "use_regex", true);
+  steps_.push_back({.prefix_space = flag_or(config, "add_prefix_space", true),
                     .regex = Regex::compile(use_regex ? kGpt2Pattern : kEveryPiece),
                     .behavior = Behavior::kIsolated,
                     .invert = false});

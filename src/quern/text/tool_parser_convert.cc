@@ -20,7 +20,7 @@ namespace {
 
 using TypeNames = std::set<std::string, std::less<>>;
 
-const Json* member(const Json& object, std::string_view key) {
+const Json* find_member(const Json& object, std::string_view key) {
   if (!object.is_object()) return nullptr;
   const auto found = object.find(key);
   return found == object.end() ? nullptr : &*found;
@@ -63,18 +63,18 @@ std::string_view json_type_name(const Json& value) {
 // The type names a schema mentions, unchanged.
 void collect_types(const Json& schema, TypeNames& types) {
   TypeNames own;
-  if (const Json* type = member(schema, "type"); type != nullptr && type->is_string()) {
+  if (const Json* type = find_member(schema, "type"); type != nullptr && type->is_string()) {
     own.emplace(text_of(type));
   } else if (type != nullptr && type->is_array()) {
     for (const Json& name : *type) {
       if (name.is_string()) own.emplace(text_of(&name));
     }
   }
-  if (const Json* values = member(schema, "enum"); values != nullptr && values->is_array()) {
+  if (const Json* values = find_member(schema, "enum"); values != nullptr && values->is_array()) {
     for (const Json& value : *values) own.emplace(json_type_name(value));
   }
   for (const char* key : {"anyOf", "oneOf", "allOf"}) {
-    const Json* choices = member(schema, key);
+    const Json* choices = find_member(schema, key);
     if (choices == nullptr || !choices->is_array()) continue;
     for (const Json& choice : *choices) collect_types(choice, own);
   }
@@ -110,7 +110,7 @@ bool allows(const Json& type, std::string_view kind) {
 }  // namespace
 
 Container find_container(const Json& schema) {
-  if (const Json* type = member(schema, "type"); type != nullptr && !type->is_null()) {
+  if (const Json* type = find_member(schema, "type"); type != nullptr && !type->is_null()) {
     if (allows(*type, "array")) return {true, &schema};
     if (allows(*type, "object")) return {false, &schema};
   } else {
@@ -120,7 +120,7 @@ Container find_container(const Json& schema) {
     }
   }
   for (const char* key : {"anyOf", "oneOf"}) {
-    const Json* choices = member(schema, key);
+    const Json* choices = find_member(schema, key);
     if (choices == nullptr || !choices->is_array()) continue;
     for (const Json& choice : *choices) {
       if (!choice.is_object()) continue;
@@ -179,7 +179,7 @@ std::string convert_leaf(std::string_view text, const Json& schema) {
 
 const Json* child_schema(const Json* schema, std::string_view name) {
   if (const Json* property = find_property(schema, name)) return property;
-  return schema == nullptr ? nullptr : member(*schema, "additionalProperties");
+  return schema == nullptr ? nullptr : find_member(*schema, "additionalProperties");
 }
 
 namespace {
@@ -213,7 +213,7 @@ std::string convert_element(const Element& element, const Json* schema) {
   const Container container = schema == nullptr ? Container{} : find_container(*schema);
   if (!container.array) return convert_parameters(children, container.schema);
 
-  const Json* items = member(*container.schema, "items");
+  const Json* items = find_member(*container.schema, "items");
   std::string list = "[";
   for (const Element* child : children) {
     if (list.size() > 1) list += ", ";
@@ -225,11 +225,11 @@ std::string convert_element(const Element& element, const Json* schema) {
 const Json* find_tool_parameters(const Json& tools, std::string_view name) {
   if (!tools.is_array()) return nullptr;
   for (const Json& tool : tools) {
-    const Json* function = member(tool, "function");
+    const Json* function = find_member(tool, "function");
     const Json& description = function != nullptr ? *function : tool;
-    if (const Json* own_name = member(description, "name");
+    if (const Json* own_name = find_member(description, "name");
         own_name != nullptr && own_name->is_string() && text_of(own_name) == name) {
-      return member(description, "parameters");
+      return find_member(description, "parameters");
     }
   }
   return nullptr;
@@ -237,8 +237,8 @@ const Json* find_tool_parameters(const Json& tools, std::string_view name) {
 
 const Json* find_property(const Json* parameters, std::string_view name) {
   if (parameters == nullptr) return nullptr;
-  const Json* properties = member(*parameters, "properties");
-  return properties == nullptr ? nullptr : member(*properties, name);
+  const Json* properties = find_member(*parameters, "properties");
+  return properties == nullptr ? nullptr : find_member(*properties, name);
 }
 
 bool is_string_only(const Json& schema) {

@@ -1,5 +1,5 @@
 // JPEG through libjpeg. See decoders.h. Errors leave the library by longjmp to a frame that holds
-// no C++ objects; everything that owns memory lives in the caller's Decoder.
+// no C++ objects; everything that owns memory lives in the caller's JpegDecoder.
 #include <csetjmp>
 #include <cstdio>
 // After cstdio, which jpeglib.h needs.
@@ -58,13 +58,13 @@ void watch_scans(j_common_ptr info) {
 }
 
 // The library's state; destroyed with this object, whatever happened.
-class Decoder {
+class JpegDecoder {
  public:
-  explicit Decoder(Bytes bytes) {
+  explicit JpegDecoder(Bytes bytes) {
     info_.err = jpeg_std_error(&error_.manager);
     error_.manager.error_exit = leave;
     error_.manager.emit_message = ignore_message;
-    check([](Decoder& self, RgbImage*) { jpeg_create_decompress(&self.info_); }, nullptr);
+    check([](JpegDecoder& self, RgbImage*) { jpeg_create_decompress(&self.info_); }, nullptr);
     source_.next_input_byte = reinterpret_cast<const JOCTET*>(bytes.data());
     source_.bytes_in_buffer = bytes.size();
     source_.init_source = no_op;
@@ -76,12 +76,12 @@ class Decoder {
     progress_.progress_monitor = watch_scans;
     info_.progress = &progress_;
   }
-  Decoder(const Decoder&) = delete;
-  Decoder& operator=(const Decoder&) = delete;
-  ~Decoder() { jpeg_destroy_decompress(&info_); }
+  JpegDecoder(const JpegDecoder&) = delete;
+  JpegDecoder& operator=(const JpegDecoder&) = delete;
+  ~JpegDecoder() { jpeg_destroy_decompress(&info_); }
 
   ImageSize read_header() {
-    check([](Decoder& self, RgbImage*) { jpeg_read_header(&self.info_, TRUE); }, nullptr);
+    check([](JpegDecoder& self, RgbImage*) { jpeg_read_header(&self.info_, TRUE); }, nullptr);
     return {info_.image_width, info_.image_height};
   }
 
@@ -100,7 +100,7 @@ class Decoder {
                                                         : JCS_CMYK;
     row_.resize(info_.image_width * static_cast<std::size_t>(info_.num_components));
     check(
-        [](Decoder& self, RgbImage* out) {
+        [](JpegDecoder& self, RgbImage* out) {
           jpeg_start_decompress(&self.info_);
           while (self.info_.output_scanline < self.info_.output_height) {
             JSAMPROW row = self.row_.data();
@@ -114,7 +114,7 @@ class Decoder {
   }
 
  private:
-  using Action = void (*)(Decoder&, RgbImage*);
+  using Action = void (*)(JpegDecoder&, RgbImage*);
 
   void check(Action action, RgbImage* image) {
     if (!succeeds(action, image)) throw ImageError("{}", error_.message);
@@ -155,10 +155,10 @@ class Decoder {
 
 }  // namespace
 
-ImageSize jpeg_size(Bytes bytes) { return Decoder(bytes).read_header(); }
+ImageSize jpeg_size(Bytes bytes) { return JpegDecoder(bytes).read_header(); }
 
 RgbImage decode_jpeg(Bytes bytes, const ImageLimits& limits) {
-  Decoder decoder(bytes);
+  JpegDecoder decoder(bytes);
   const ImageSize size = decoder.read_header();
   check_size(size, decoder.bytes_per_pixel(), limits);
   RgbImage image = make_image(size);

@@ -1,5 +1,5 @@
 // PNG through libpng. See decoders.h. Errors leave the library by longjmp to a frame that holds no
-// C++ objects; everything that owns memory lives in the caller's Decoder.
+// C++ objects; everything that owns memory lives in the caller's PngDecoder.
 #include <png.h>
 
 #include <algorithm>
@@ -23,9 +23,9 @@ std::int64_t big_endian(Bytes bytes, std::size_t offset) {
   return value;
 }
 
-class Decoder {
+class PngDecoder {
  public:
-  explicit Decoder(Bytes bytes) : rest_(bytes) {
+  explicit PngDecoder(Bytes bytes) : rest_(bytes) {
     png_ = png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning);
     if (png_ != nullptr) info_ = png_create_info_struct(png_);
     if (info_ == nullptr) {
@@ -33,12 +33,12 @@ class Decoder {
       throw Error("libpng: cannot start");
     }
   }
-  Decoder(const Decoder&) = delete;
-  Decoder& operator=(const Decoder&) = delete;
-  ~Decoder() { png_destroy_read_struct(&png_, &info_, nullptr); }
+  PngDecoder(const PngDecoder&) = delete;
+  PngDecoder& operator=(const PngDecoder&) = delete;
+  ~PngDecoder() { png_destroy_read_struct(&png_, &info_, nullptr); }
 
   ImageSize read_header() {
-    check([](Decoder& self, RgbImage*) { self.header(); }, nullptr);
+    check([](PngDecoder& self, RgbImage*) { self.header(); }, nullptr);
     return {png_get_image_width(png_, info_), png_get_image_height(png_, info_)};
   }
 
@@ -52,22 +52,24 @@ class Decoder {
     choose_transforms();
     rows_.resize(row_bytes_ *
                  (interlaced() ? static_cast<std::size_t>(image.size.height) : std::size_t{1}));
-    check([](Decoder& self, RgbImage* out) { self.pixels(*out); }, &image);
+    check([](PngDecoder& self, RgbImage* out) { self.pixels(*out); }, &image);
   }
 
  private:
-  using Action = void (*)(Decoder&, RgbImage*);
+  using Action = void (*)(PngDecoder&, RgbImage*);
   enum class Rows { kRgb, kRgba, kGray16 };
   static constexpr std::size_t kWidest = 4;  // bytes of a pixel of Rows
 
-  static Decoder& self(png_structp png) { return *static_cast<Decoder*>(png_get_error_ptr(png)); }
+  static PngDecoder& self(png_structp png) {
+    return *static_cast<PngDecoder*>(png_get_error_ptr(png));
+  }
   static void on_error(png_structp png, png_const_charp message) {
     std::snprintf(self(png).message_, sizeof self(png).message_, "%s", message);
     std::longjmp(self(png).jump_, 1);
   }
   static void on_warning(png_structp, png_const_charp) {}
   static void on_read(png_structp png, png_bytep out, std::size_t count) {
-    Bytes& rest = static_cast<Decoder*>(png_get_io_ptr(png))->rest_;
+    Bytes& rest = static_cast<PngDecoder*>(png_get_io_ptr(png))->rest_;
     if (count > rest.size()) png_error(png, "image file is truncated");
     std::memcpy(out, rest.data(), count);
     rest = rest.subspan(count);
@@ -170,7 +172,7 @@ ImageSize png_size(Bytes bytes) {
 }
 
 RgbImage decode_png(Bytes bytes, const ImageLimits& limits, const DecodeOptions& options) {
-  Decoder decoder(bytes);
+  PngDecoder decoder(bytes);
   const ImageSize size = decoder.read_header();
   check_size(size, decoder.bytes_per_pixel(), limits);
   RgbImage image = make_image(size);

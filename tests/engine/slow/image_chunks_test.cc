@@ -8,7 +8,7 @@
 namespace quern::engine::test {
 namespace {
 
-void check(const std::filesystem::path& model) {
+void check_chunks(const std::filesystem::path& model) {
   EngineOptions options;
   options.model_dir = model;
   options.kv_cache_bytes = 16 << 20;
@@ -22,12 +22,12 @@ void check(const std::filesystem::path& model) {
   }
 }
 
-TEST(ImageChunks, EveryLengthBf16) { check(kTinyModel); }
+TEST(ImageChunks, EveryLengthBf16) { check_chunks(kTinyModel); }
 
 TEST(ImageChunks, EveryLengthMxfp4) {
   const quern::test::TempDirectory directory;
   quantize(kTinyModel, directory / "quantized");
-  check(directory / "quantized");
+  check_chunks(directory / "quantized");
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 namespace quern::engine::test {
 namespace {
 
-void check(const std::filesystem::path& model) {
+void check_batches(const std::filesystem::path& model) {
   EngineOptions options;
   options.model_dir = model;
   const Schedule rows[] = {
@@ -29,14 +29,14 @@ void check(const std::filesystem::path& model) {
 TEST(LargeBatch, Hidden6144Bf16) {
   const quern::test::TempDirectory directory;
   write_model(directory / "model", wide_config());
-  check(directory / "model");
+  check_batches(directory / "model");
 }
 
 TEST(LargeBatch, Hidden6144Mxfp4) {
   const quern::test::TempDirectory directory;
   write_model(directory / "model", wide_config());
   quantize(directory / "model", directory / "quantized");
-  check(directory / "quantized");
+  check_batches(directory / "quantized");
 }
 
 }  // namespace

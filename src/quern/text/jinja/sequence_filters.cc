@@ -11,9 +11,9 @@
 namespace quern::jinja {
 namespace {
 
-using Kind = Sequence::Kind;
-
-Value generator(Values items) { return Value::sequence(Kind::kGenerator, std::move(items)); }
+Value generator(Values items) {
+  return Value::sequence(Sequence::Kind::kGenerator, std::move(items));
+}
 
 // sort, unique, min, max compare text without case unless asked.
 Value folded(const Value& value, bool case_sensitive) {
@@ -118,7 +118,7 @@ Value first(Interpreter& in, const Value& value, CallArgs&) {
 }
 
 Value last(Interpreter& in, const Value& value, CallArgs&) {
-  if (value.sequence() != nullptr && value.sequence()->kind == Kind::kGenerator) {
+  if (value.sequence() != nullptr && value.sequence()->kind == Sequence::Kind::kGenerator) {
     throw Error("'generator' object is not reversible");
   }
   const Values items = in.iterate(value);
@@ -246,7 +246,7 @@ Value groupby(Interpreter& in, const Value& value, CallArgs& call) {
   return Value::list(std::move(rows));
 }
 
-constexpr std::array<std::pair<std::string_view, Filter>, 22> kFilters = {{
+constexpr std::array<std::pair<std::string_view, Filter>, 22> kSequenceFilters = {{
     {"length", length},
     {"count", length},
     {"first", first},
@@ -277,7 +277,7 @@ constexpr std::array<std::pair<std::string_view, Filter>, 22> kFilters = {{
 }  // namespace
 
 Filter find_sequence_filter(std::string_view name) {
-  for (const auto& [key, filter] : kFilters) {
+  for (const auto& [key, filter] : kSequenceFilters) {
     if (key == name) return filter;
   }
   return nullptr;

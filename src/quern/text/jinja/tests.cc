@@ -9,8 +9,6 @@
 namespace quern::jinja {
 namespace {
 
-using Kind = Sequence::Kind;
-
 const Value& operand(CallArgs& args) {
   if (args.positional.size() != 1) throw Error("the test takes one argument");
   return args.positional.front();
@@ -42,7 +40,7 @@ bool cased(const Value& v, bool upper) {
 bool is_indexable(const Value& v) {
   const Sequence* s = v.sequence();
   return v.text() != nullptr || v.dict() != nullptr || v.undefined() != nullptr ||
-         (s != nullptr && s->kind <= Kind::kRange);
+         (s != nullptr && s->kind <= Sequence::Kind::kRange);
 }
 
 constexpr std::array<std::pair<std::string_view, Test>, 39> kTests = {{

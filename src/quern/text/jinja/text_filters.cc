@@ -239,7 +239,7 @@ Value wordcount(Interpreter& in, const Value& value, CallArgs&) {
   return words;
 }
 
-constexpr std::array<std::pair<std::string_view, Filter>, 26> kFilters = {{
+constexpr std::array<std::pair<std::string_view, Filter>, 26> kTextFilters = {{
     {"tojson", tojson},
     {"default", default_value},
     {"d", default_value},
@@ -279,7 +279,7 @@ constexpr std::array<std::pair<std::string_view, Filter>, 26> kFilters = {{
 }  // namespace
 
 Filter find_text_filter(std::string_view name) {
-  for (const auto& [key, filter] : kFilters) {
+  for (const auto& [key, filter] : kTextFilters) {
     if (key == name) return filter;
   }
   return nullptr;
