@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <latch>
 #include <limits>
 #include <memory>
 #include <random>
@@ -142,9 +143,12 @@ TEST(EngineLoop, PromptLogprobsFollowTheModelUnderAnySchedule) {
     r.cache_salt = salt;
     return r;
   };
+  std::latch submitted(1);
+  rig.runner.before_step = [&](auto) { submitted.wait(); };  // else the first may end alone
   for (const char* id : {"a", "b", "c"}) {
     rig.collector.submit(rig.loop, scored(id, id, 200));
   }
+  submitted.count_down();
   const std::vector<TokenId> prompt = request("", 300, 1).prompt;
   for (const char* id : {"a", "b", "c"}) {
     const Generated result = rig.collector.wait(id);
