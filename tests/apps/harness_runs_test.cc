@@ -57,7 +57,10 @@ class HarnessRun : public ::testing::TestWithParam<std::string> {
     const test::TempDirectory directory;
     const CommandResult result = shell(command(spec, server, directory.path()));
     EXPECT_EQ(result.status, 0) << result.output;
-    std::sort(out.bodies.begin(), out.bodies.end());
+    {
+      const std::lock_guard lock(mutex);
+      std::sort(out.bodies.begin(), out.bodies.end());
+    }
     const auto masked = [&](const std::string& text) {
       static const std::regex date(R"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})");
       return std::regex_replace(
