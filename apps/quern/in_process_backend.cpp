@@ -1,8 +1,6 @@
 // See in_process_backend.h.
 #include "in_process_backend.h"
 
-#include <algorithm>
-#include <array>
 #include <condition_variable>
 #include <filesystem>
 #include <memory>
@@ -16,6 +14,7 @@
 #include "parallel.h"
 #include "quern/base/error.h"
 #include "quern/base/log.h"
+#include "quern/eval/arguments.h"
 #include "quern/eval/logit_model.h"
 #include "quern/server/chat_engine.h"
 #include "quern/server/chat_request.h"
@@ -23,35 +22,6 @@
 
 namespace quern::cli {
 namespace {
-
-// What the evaluation reads itself (eval/arguments.h), and the harness's names that mean nothing
-// here.
-constexpr auto kOfEvaluation = std::to_array<std::string_view>({"model",
-                                                                "pretrained",
-                                                                "base_url",
-                                                                "num_concurrent",
-                                                                "max_retries",
-                                                                "timeout",
-                                                                "max_gen_toks",
-                                                                "seed",
-                                                                "eos_string",
-                                                                "think_end_token",
-                                                                "verify_certificate",
-                                                                "ca_cert_path",
-                                                                "header",
-                                                                "tokenizer_backend",
-                                                                "tokenizer",
-                                                                "tokenized_requests",
-                                                                "max_length",
-                                                                "max_images",
-                                                                "batch_size",
-                                                                "auth_token",
-                                                                "revision",
-                                                                "trust_remote_code",
-                                                                "add_bos_token",
-                                                                "truncate",
-                                                                "use_fast_tokenizer",
-                                                                "custom_prefix_token_id"});
 
 class InProcessBackend final : public ChatBackend {
  public:
@@ -124,7 +94,7 @@ std::unique_ptr<ChatBackend> make_in_process_backend(const Json& model_args) {
   for (const auto& [key, value] : model_args.items()) {
     if (key == "pretrained") {
       directory = value.is_string() ? value.get<std::string>() : value.dump();
-    } else if (std::find(kOfEvaluation.begin(), kOfEvaluation.end(), key) == kOfEvaluation.end()) {
+    } else if (!is_evaluation_argument(key)) {
       arguments[key] = value;
     }
   }

@@ -66,17 +66,11 @@ inline void check_chunks_prefixes_preemption(const std::filesystem::path& model,
 
 // None to three pictures a request, on m3-tiny.
 inline std::vector<GenerationRequest> picture_requests(ImageRequests& make) {
-  constexpr const char* kPictures[] = {"red_circle_56.png", "green_triangle_84.png",
-                                       "blue_square_112.png", "yellow_circle_84.png"};
   std::vector<GenerationRequest> all;
   for (int i = 0; i < 8; ++i) {
     GenerationRequest request = all_logits_request(std::to_string(i), 4);
     request.sampling.logprobs = 5;
-    ImageRequests::append_text(1 + i * 11 % 60, static_cast<std::uint64_t>(i % 3), request);
-    for (int k = 0; k < i % 4; ++k) {
-      make.append_image(kPictures[(i + k) % 4], request);
-      ImageRequests::append_text(5 + i, static_cast<std::uint64_t>(i), request);
-    }
+    make.append_mixture(i, request);
     all.push_back(std::move(request));
   }
   return all;

@@ -63,8 +63,6 @@ TEST(ImageInvariance, SeveralImagesAreWhatEachIsAlone) {
 }
 
 std::vector<GenerationRequest> mixed(ImageRequests& make) {
-  constexpr const char* kPictures[] = {"red_circle_56.png", "green_triangle_84.png",
-                                       "blue_square_112.png", "yellow_circle_84.png"};
   std::vector<GenerationRequest> requests;
   for (int i = 0; i < 16; ++i) {
     GenerationRequest request = all_logits_request(std::to_string(i), 4);
@@ -73,11 +71,7 @@ std::vector<GenerationRequest> mixed(ImageRequests& make) {
       request.sampling.temperature = 0.9F;
       request.sampling.seed = i;
     }
-    ImageRequests::append_text(1 + i * 11 % 60, static_cast<std::uint64_t>(i % 3), request);
-    for (int k = 0; k < i % 4; ++k) {
-      make.append_image(kPictures[(i + k) % 4], request);
-      ImageRequests::append_text(5 + i, static_cast<std::uint64_t>(i), request);
-    }
+    make.append_mixture(i, request);
     requests.push_back(std::move(request));
   }
   return requests;

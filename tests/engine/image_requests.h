@@ -61,6 +61,16 @@ class ImageRequests {
     const auto tokens = tokenizer_.encode(text);
     request.prompt.insert(request.prompt.end(), tokens.begin(), tokens.end());
   }
+  // Text and none to three pictures, other ones for each i.
+  void append_mixture(int i, GenerationRequest& request) {
+    constexpr const char* kPictures[] = {"red_circle_56.png", "green_triangle_84.png",
+                                         "blue_square_112.png", "yellow_circle_84.png"};
+    append_text(1 + i * 11 % 60, static_cast<std::uint64_t>(i % 3), request);
+    for (int k = 0; k < i % 4; ++k) {
+      append_image(kPictures[(i + k) % 4], request);
+      append_text(5 + i, static_cast<std::uint64_t>(i), request);
+    }
+  }
 
  private:
   std::int32_t token(const std::string& text) const {

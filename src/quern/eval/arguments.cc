@@ -111,25 +111,26 @@ bool names_no_tokenizer(const Json& arguments) {
   return found->is_null() || *found == "none" || *found == "None";
 }
 
+constexpr std::array<std::string_view, 18> kKnown{"model",
+                                                  "pretrained",
+                                                  "base_url",
+                                                  "num_concurrent",
+                                                  "max_retries",
+                                                  "timeout",
+                                                  "max_gen_toks",
+                                                  "seed",
+                                                  "eos_string",
+                                                  "think_end_token",
+                                                  "verify_certificate",
+                                                  "ca_cert_path",
+                                                  "header",
+                                                  "tokenizer",
+                                                  "max_length",
+                                                  "tokenizer_backend",
+                                                  "tokenized_requests",
+                                                  "custom_prefix_token_id"};
+
 void check_names(const Json& arguments) {
-  static constexpr std::array<std::string_view, 18> kKnown{"model",
-                                                           "pretrained",
-                                                           "base_url",
-                                                           "num_concurrent",
-                                                           "max_retries",
-                                                           "timeout",
-                                                           "max_gen_toks",
-                                                           "seed",
-                                                           "eos_string",
-                                                           "think_end_token",
-                                                           "verify_certificate",
-                                                           "ca_cert_path",
-                                                           "header",
-                                                           "tokenizer",
-                                                           "max_length",
-                                                           "tokenizer_backend",
-                                                           "tokenized_requests",
-                                                           "custom_prefix_token_id"};
   for (const auto& [key, value] : arguments.items()) {
     if (std::find(kKnown.begin(), kKnown.end(), key) != kKnown.end()) continue;
     const auto ignored = std::find_if(kIgnored.begin(), kIgnored.end(),
@@ -207,6 +208,12 @@ std::size_t limited_rows(std::optional<double> limit, std::size_t rows) {
   const double wanted =
       *limit < 1 ? std::ceil(static_cast<double>(rows) * *limit) : std::floor(*limit);
   return wanted >= static_cast<double>(rows) ? rows : static_cast<std::size_t>(wanted);
+}
+
+bool is_evaluation_argument(std::string_view key) {
+  return std::ranges::find(kKnown, key) != kKnown.end() ||
+         std::ranges::find(kIgnored, key, [](const auto& entry) { return entry.first; }) !=
+             kIgnored.end();
 }
 
 ModelArguments parse_model_arguments(const Json& arguments, bool in_process) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quern/base/json.h"
@@ -45,6 +46,9 @@ struct ModelArguments {
   std::optional<std::string> ca_cert_path;
   std::optional<std::vector<std::pair<std::string, std::string>>> header;  // replaces Authorization
 };
+
+// True for what parse_model_arguments() reads, and for the harness's names that mean nothing here.
+bool is_evaluation_argument(std::string_view key);
 
 // Reads what both kinds of model share. In process, arguments that are not listed above belong to
 // the engine and are left to it.
