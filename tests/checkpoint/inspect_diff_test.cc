@@ -145,6 +145,16 @@ TEST(Diff, QuantizedTensorIsComparedAfterDecoding) {
   EXPECT_NEAR(result.tensors[0].sqnr_db, 10.0 * std::log10(signal / noise), 1e-9);
   EXPECT_GT(result.tensors[0].sqnr_db, 15.0);
   EXPECT_EQ(result.tensors[0].b, "MXFP4 [61, 96]");
+
+  // The same codes with other scales under another name are other weights.
+  const TempDirectory c;
+  for (std::uint8_t& scale : scales) ++scale;
+  write_checkpoint(c,
+                   {{"m.weight", DType::kU8, {kRows, kColumns / 2}, bytes_of(packed)},
+                    {"m.weight_scale_inv", DType::kU8, {kRows, kColumns / 32}, bytes_of(scales)}});
+  const CheckpointDiff other = diff(b, c);
+  ASSERT_FALSE(other.tensors.empty());
+  EXPECT_NE(other.tensors[0].kind, Kind::kIdentical);
 }
 
 TEST(Diff, ValuesThatAreNotFinite) {

@@ -91,6 +91,7 @@ void check_round(Communicator& comm, int round) {
 int run(const std::string& mode, int size) {
   MpiOptions options;
   options.spin = false;
+  options.max_piece_bytes = 100;  // smaller and larger messages come up
   if (mode != "operations") options.timeout = std::chrono::seconds(1);
   const auto comm = make_mpi_communicator(options, size);
   QUERN_CHECK(comm->size() == size);

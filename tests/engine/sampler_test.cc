@@ -215,6 +215,35 @@ TEST(Sampler, RefusesLogitsThatAreNotFinite) {
   EXPECT_THROW(sample({1, 2, 3}, all_masked), Error);
 }
 
+// Any repetition penalty above 0 is allowed; the largest makes or breaks a logit.
+TEST(Sampler, AnyRepetitionPenaltyGivesATokenAndFiniteScores) {
+  using enum LogprobsMode;
+  for (const float penalty : {1e-45F, 1e-39F, 1e-30F, 1e30F, 3e38F}) {
+    for (const LogprobsMode mode :
+         {kRawLogprobs, kRawLogits, kProcessedLogprobs, kProcessedLogits}) {
+      for (const float temperature : {0.0F, 1e-4F, 1.0F}) {
+        for (const float top_p : {0.5F, 1.0F}) {
+          Case c;
+          c.prompt = {0, 1};
+          c.output = {2};
+          c.params.repetition_penalty = penalty;
+          c.params.temperature = temperature;
+          c.params.top_p = top_p;
+          c.params.logprobs = 2;
+          SCOPED_TRACE(::testing::Message() << penalty << " " << static_cast<int>(mode) << " "
+                                            << temperature << " " << top_p);
+          const std::vector<float> logits{5, -5, 4, 3, 2};
+          const SampledToken sampled = Sampler(5, mode).sample(logits, c.input());
+          ASSERT_GE(sampled.token, 0);
+          ASSERT_LT(sampled.token, 5);
+          ASSERT_TRUE(sampled.logprobs.has_value());
+          EXPECT_TRUE(std::isfinite(sampled.logprobs->chosen.logprob));
+        }
+      }
+    }
+  }
+}
+
 TEST(Sampler, TopKKeepsTies) {
   Case c;
   c.params.top_k = 2;

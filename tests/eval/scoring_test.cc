@@ -96,6 +96,9 @@ TEST(PythonRegex, FindAllAndRemove) {
             (Matches{{""}, {"x"}, {""}, {""}}));  // re.findall of 3.7+
   EXPECT_EQ(PythonRegex("(a)|(b)").find_all("ab"), (Matches{{"a", ""}, {"", "b"}}));
   EXPECT_EQ(PythonRegex("\\.$").remove_all("1.\n"), "1\n");
+  EXPECT_EQ(PythonRegex("\\.\\Z").remove_all("1.\n"), "1.\n");  // the very end in Python
+  EXPECT_EQ(PythonRegex("\\.\\Z").remove_all("1."), "1");
+  EXPECT_EQ(PythonRegex("\\\\Z").remove_all("a\\Z"), "a");
   EXPECT_EQ(PythonRegex("(?s).*#### ").remove_all("a\n#### b #### c"), "c");
   EXPECT_EQ(PythonRegex("é").remove_all("héé!"), "h!");
   EXPECT_THROW(PythonRegex("(a"), Error);

@@ -217,5 +217,11 @@ TEST_F(Pipeline, TensorsWithoutElements) {
   EXPECT_EQ(SafetensorsFile(output() / "model.safetensors").tensors().size(), 3u);
 }
 
+TEST_F(Pipeline, TensorsWithoutColumnsAreRefused) {
+  shard({{"a.w.weight", DType::kBF16, {4, 0}}});
+  EXPECT_THAT(plan_error(), HasSubstr("a.w.weight"));
+  EXPECT_THAT(plan_error(), HasSubstr("no elements"));
+}
+
 }  // namespace
 }  // namespace quern

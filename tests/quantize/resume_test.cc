@@ -169,6 +169,14 @@ TEST_F(Resume, AChangedSourceIsNoticed) {
   fs::last_write_time(source(2), fs::last_write_time(source(2)) + std::chrono::seconds(1));
   EXPECT_THAT(run_error(options_), HasSubstr("model-2.safetensors' has changed since"));
 
+  // How weights are read stands in the source's config.json, all of which the output's need not
+  // hold.
+  const fs::path config = options_.model_dir / "config.json";
+  const std::string text = read_file(config, 1 << 20);
+  write_file(config, text + "\n");
+  EXPECT_THAT(run_error(options_), HasSubstr("config.json of the source"));
+  write_file(config, text);
+
   options_.output_dir = directory_ / "during";
   bool changed = false;
   const std::string message = error_message([&] {

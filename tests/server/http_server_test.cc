@@ -89,6 +89,8 @@ TEST_F(HttpServerTest, WrongBytesGetTheirStatus) {
       {"GET /echo?a=b HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200"},
       {chunked + "3\r\nabc\r\n0\r\n\r\n", "HTTP/1.1 200"},
       {chunked + "zz\r\nabc\r\n", "HTTP/1.1 400"},
+      {chunked + "5;" + std::string(300'000, 'a'), "HTTP/1.1 431"},
+      {chunked + "0\r\n" + std::string(300'000, 'a'), "HTTP/1.1 431"},
       {chunked + "ffffffffffffffffff\r\nabc", "HTTP/1.1 400"},
       {chunked + "7d1\r\n" + std::string(2001, 'x') + "\r\n0\r\n\r\n", "HTTP/1.1 413"},
       {"nonsense\r\n\r\n", "HTTP/1.1 400"},

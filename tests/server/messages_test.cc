@@ -165,6 +165,14 @@ TEST_F(MessagesApi, ErrorsAndCounting) {
       text,
       R"({"type":"error","error":{"type":"not_found_error","message":"The model `x` does not exist."}})");
   EXPECT_EQ(ask(post("/v1/messages", "{")).first, "HTTP/1.1 400");
+  for (const char* wrong : {R"("system":["text"])", R"("tool_choice":{"type":1},"tools":[{"name":"f"}])"}) {
+    const auto answer =
+        ask(post("/v1/messages",
+                 R"({"model":"tiny","max_tokens":1,"messages":[{"role":"user","content":"a"}],)" +
+                     std::string(wrong) + "}"));
+    EXPECT_EQ(answer.first, "HTTP/1.1 400") << wrong;
+    EXPECT_NE(answer.second.find(R"("type":"invalid_request_error")"), std::string::npos) << wrong;
+  }
   const auto count = ask(post("/v1/messages/count_tokens",
                               R"({"model":"tiny","messages":[{"role":"user","content":"a"}]})"));
   EXPECT_EQ(count.first, "HTTP/1.1 200");

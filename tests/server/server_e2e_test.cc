@@ -102,6 +102,18 @@ TEST_F(ServerE2e, CallsAToolAndAnswersFromItsResult) {
   EXPECT_EQ(second["message"]["content"], "It is snowy in Oslo with a temperature of 14 degrees.");
 }
 
+// The server ends while a request waits for its answer: the handler goes, then what it used.
+TEST_F(ServerE2e, StoppingAtOnceEndsALongAnswer) {
+  RawClient client(port_);
+  client.send(post("/v1/chat/completions",
+                   R"({"messages": [{"role": "user", "content": "hi"}], "ignore_eos": true,
+                       "min_tokens": 3000, "max_tokens": 3000})"));
+  while (server_->chat().engine().stats().num_requests_running == 0) std::this_thread::yield();
+  server_->stop();
+  server_->stop();  // the second time: at once
+  EXPECT_EQ(client.read_all(), "");
+}
+
 TEST_F(ServerE2e, ADisconnectMidStreamFreesTheRequest) {
   {
     RawClient client(port_);

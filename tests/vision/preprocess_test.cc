@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ostream>
+#include <random>
 #include <vector>
 
 #include "tests/support/error_message.h"
@@ -53,6 +54,36 @@ INSTANTIATE_TEST_SUITE_P(Table, SizeRule,
                          [](const testing::TestParamInfo<SizeCase>& info) {
                            return fmt::format("{}x{}", info.param.height, info.param.width);
                          });
+
+// The engine's room is counted from the largest result, which at extreme ratios and with a large
+// min_pixels is above max_pixels.
+TEST(SizeRuleTest, NoResultExceedsTheLargestOne) {
+  const struct {
+    std::int64_t min_pixels, max_pixels;
+  } rows[] = {{3136, 451'584}, {3136, 100'352},    {784, 784},
+              {1, 9000},       {200'704, 200'704}, {100'000, 110'000}};
+  std::mt19937 random(11);
+  for (const auto& row : rows) {
+    VisionPreprocessConfig config = test::release_config();
+    config.min_pixels = row.min_pixels;
+    config.max_pixels = config.max_frame_pixels = row.max_pixels;
+    std::int64_t largest = 0;
+    for (int i = 0; i < 20'000; ++i) {
+      const auto longer = 1 + static_cast<std::int64_t>(random() % (i % 2 == 0 ? 8000 : 200));
+      const auto shorter = std::max<std::int64_t>(
+          (longer + 199) / 200, static_cast<std::int64_t>(random() % (i % 3 == 0 ? 60 : 4000)));
+      if (shorter * 200 < longer || shorter > longer * 200) continue;
+      largest = std::max(largest, image_grid({longer, shorter}, config).patches());
+    }
+    EXPECT_LE(largest, config.max_image_patches()) << row.min_pixels << " " << row.max_pixels;
+    EXPECT_GE(3 * largest, config.max_image_patches()) << "the bound is no guess";
+  }
+  VisionPreprocessConfig config = test::release_config();
+  EXPECT_EQ(config.max_image_tokens(), 576);
+  EXPECT_EQ(config.max_segment_tokens(), 4 * 768);
+  config.max_pixels = config.max_frame_pixels = 100'352;
+  EXPECT_EQ(image_grid({5600, 32}, config).tokens(2), 149) << "128 windows are max_pixels";
+}
 
 TEST(SizeRuleTest, RefusesARatioAbove200WithPythonsText) {
   EXPECT_NO_THROW(smart_resize({2000, 10}, 28, 3136, 451'584));

@@ -2,7 +2,7 @@
 #include "quern/base/json.h"
 
 #include <string>
-#include <unordered_set>
+#include <unordered_map>
 #include <vector>
 
 #include "quern/base/error.h"
@@ -29,17 +29,16 @@ class GuardedDom : public nlohmann::json_sax<Json> {
   bool end_array() override { return close(); }
 
   bool key(string_t& value) override {
-    if (keys_.back().insert(value).second) {
-      // A new key goes straight to the end: ordered_json's own insertion scans all keys before it.
-      auto& members = stack_.back()->get_ref<Json::object_t&>();
+    // ordered_json's own look-up and insertion scan all keys: new ones go straight to the end, and
+    // where the others stand is remembered.
+    auto& members = stack_.back()->get_ref<Json::object_t&>();
+    const auto [entry, added] = places_.back().emplace(value, members.size());
+    if (added) {
       members.emplace_back(value, nullptr);
-      slot_ = &members.back().second;
-      return true;
-    }
-    if (limits_.reject_duplicate_keys) {
+    } else if (limits_.reject_duplicate_keys) {
       throw Error("{}: duplicate JSON key '{}'", source_, value);
     }
-    slot_ = &(*stack_.back())[value];
+    slot_ = &(members.begin() + static_cast<std::ptrdiff_t>(entry->second))->second;
     return true;
   }
 
@@ -73,13 +72,13 @@ class GuardedDom : public nlohmann::json_sax<Json> {
       throw Error("{}: JSON is nested deeper than {} levels", source_, limits_.max_depth);
     }
     stack_.push_back(place(std::move(container)));
-    keys_.emplace_back();
+    places_.emplace_back();
     return true;
   }
 
   bool close() {
     stack_.pop_back();
-    keys_.pop_back();
+    places_.pop_back();
     return true;
   }
 
@@ -87,7 +86,7 @@ class GuardedDom : public nlohmann::json_sax<Json> {
   JsonLimits limits_;
   Json root_;
   std::vector<Json*> stack_;
-  std::vector<std::unordered_set<std::string>> keys_;
+  std::vector<std::unordered_map<std::string, std::size_t>> places_;  // of keys in their object
   Json* slot_ = nullptr;
 };
 

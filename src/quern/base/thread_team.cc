@@ -1,6 +1,8 @@
 // See thread_team.h.
 #include "quern/base/thread_team.h"
 
+#include <system_error>
+
 #include "quern/base/error.h"
 
 #if defined(__x86_64__)
@@ -38,10 +40,17 @@ std::uint32_t wait_change(const std::atomic<std::uint32_t>& value, std::uint32_t
 ThreadTeam::ThreadTeam(int num_threads) {
   if (num_threads <= 0) num_threads = static_cast<int>(std::thread::hardware_concurrency());
   if (num_threads <= 0) num_threads = 1;
-  for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  } catch (const std::system_error& error) {
+    stop();
+    throw Error("cannot start {} threads: {}", num_threads, error.what());
+  }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { stop(); }
+
+void ThreadTeam::stop() {
   stop_.store(true, std::memory_order_relaxed);
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();

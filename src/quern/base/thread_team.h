@@ -11,8 +11,8 @@
 
 namespace quern {
 
-// A fixed set of threads; the calling thread is member 0. One caller at a time. Workers spin briefly
-// between regions, then park. The functions passed in must not throw.
+// A fixed set of threads; the calling thread is member 0. One caller at a time. Workers spin
+// briefly between regions, then park. The functions passed in must not throw.
 class ThreadTeam {
  public:
   // 0 = one per available core.
@@ -56,6 +56,7 @@ class ThreadTeam {
   using Entry = void (*)(void*, int);
   void run_erased(Entry entry, void* context);
   void worker(int thread);
+  void stop();
 
   Entry entry_ = nullptr;
   void* context_ = nullptr;

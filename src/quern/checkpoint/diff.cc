@@ -57,10 +57,12 @@ void compare_values(const StoredValues& a, const StoredValues& b, TensorDiff& di
       noise == 0.0 ? std::numeric_limits<double>::infinity() : 10.0 * std::log10(signal / noise);
 }
 
+constexpr std::array<std::string_view, 3> kScaleSuffixes = {"_scale", "_scale_2", "_scale_inv"};
+
 // Scales that only one side has, of a weight whose values are compared: part of that comparison.
 bool is_scale_of_compared_weight(const Checkpoint& own, const Checkpoint& other,
                                  std::string_view name) {
-  for (const std::string_view suffix : {"_scale", "_scale_2", "_scale_inv"}) {
+  for (const std::string_view suffix : kScaleSuffixes) {
     if (!name.ends_with(suffix)) continue;
     const std::string_view weight = name.substr(0, name.size() - suffix.size());
     if (own.find(weight) == nullptr || other.find(weight) == nullptr) continue;
@@ -71,12 +73,21 @@ bool is_scale_of_compared_weight(const Checkpoint& own, const Checkpoint& other,
   return false;
 }
 
+// Codes mean what their scales say: equal ones are equal weights where the scales stand under the
+// same names, and so are compared by themselves.
+bool scales_have_equal_names(const Checkpoint& a, const Checkpoint& b, const std::string& weight) {
+  return std::ranges::all_of(kScaleSuffixes, [&](std::string_view suffix) {
+    const std::string name = weight + std::string(suffix);
+    return (a.find(name) == nullptr) == (b.find(name) == nullptr);
+  });
+}
+
 void compare_tensor(const Checkpoint& a, const Checkpoint& b, TensorDiff& diff) {
   const TensorView& left = a.get(diff.name);
   const TensorView& right = b.get(diff.name);
   diff.a = form_text(left);
   diff.b = form_text(right);
-  if (same_bytes(&left, &right)) return;
+  if (same_bytes(&left, &right) && scales_have_equal_names(a, b, diff.name)) return;
   diff.kind = TensorDiff::Kind::kForm;
   const std::optional<StoredValues> x = StoredValues::of(a, diff.name);
   const std::optional<StoredValues> y = StoredValues::of(b, diff.name);

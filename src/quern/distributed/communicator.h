@@ -94,6 +94,8 @@ bool mpi_available();
 struct MpiOptions {
   std::chrono::milliseconds timeout = std::chrono::minutes(5);  // of one call
   bool spin = true;  // before waiting gives the core away; false where ranks share cores
+  // Longer broadcasts and all-gathers go in pieces: MPI counts with int.
+  std::size_t max_piece_bytes = std::size_t{1} << 30;
 };
 
 // Joins the processes that mpirun or srun has started, once in a process. `expected_size` 0: any

@@ -3,6 +3,7 @@
 // Proved by tests/distributed/rank_job_test.cc.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -18,7 +19,7 @@ struct FrameHeader {
 };
 
 // What both ends know; other kinds belong to who uses the job.
-inline constexpr std::uint64_t kFrameAlive = 1;  // from rank 0, every second
+inline constexpr std::uint64_t kFrameAlive = 1;  // from rank 0, every life_period()
 inline constexpr std::uint64_t kFrameError = 2;  // from rank 0: text, the job is over
 inline constexpr std::uint64_t kFrameReady = 3;  // from rank 0: text, answer to the first request
 inline constexpr std::uint64_t kFrameResult = 4;
@@ -26,6 +27,11 @@ inline constexpr std::uint64_t kFrameEnd = 5;  // to rank 0: nothing more will c
 inline constexpr std::uint64_t kFrameFirstFree = 16;
 
 using Milliseconds = std::chrono::milliseconds;
+
+// How often a process shows life where silence of `timeout` means that it has failed.
+constexpr Milliseconds life_period(Milliseconds timeout) {
+  return std::min<Milliseconds>(std::chrono::seconds(1), timeout / 4);
+}
 
 // send() may be called by several threads, receiving by one.
 class FrameSocket {

@@ -47,8 +47,8 @@ void check(int code, const char* what) {
 }
 
 int to_count(std::size_t bytes) {
-  QUERN_CHECK(bytes <= static_cast<std::size_t>(std::numeric_limits<int>::max()), "{} bytes",
-              bytes);
+  constexpr std::size_t kMost = std::numeric_limits<int>::max();
+  if (bytes > kMost) throw Error("a message of {} bytes to other ranks, at most {}", bytes, kMost);
   return static_cast<int>(bytes);
 }
 
@@ -104,6 +104,10 @@ class MpiCommunicator final : public Communicator {
 
  private:
   void do_all_gather(std::span<const std::byte> mine, std::span<std::byte> all) override {
+    if (all.size() > options_.max_piece_bytes) {
+      counts_.assign(static_cast<std::size_t>(size()), mine.size());
+      return broadcast_in_turn(mine, counts_, all);
+    }
     const int count = to_count(mine.size());
     start(
         MPI_Iallgather(mine.data(), count, MPI_BYTE, all.data(), count, MPI_BYTE, comm_, &request_),
@@ -112,6 +116,7 @@ class MpiCommunicator final : public Communicator {
 
   void do_all_gather_v(std::span<const std::byte> mine, std::span<const std::size_t> counts,
                        std::span<std::byte> all) override {
+    if (all.size() > options_.max_piece_bytes) return broadcast_in_turn(mine, counts, all);
     receive_.set(counts);
     start(MPI_Iallgatherv(mine.data(), to_count(mine.size()), MPI_BYTE, all.data(),
                           receive_.counts.data(), receive_.offsets.data(), MPI_BYTE, comm_,
@@ -144,8 +149,23 @@ class MpiCommunicator final : public Communicator {
   }
 
   void do_broadcast(int root, std::span<std::byte> bytes) override {
-    start(MPI_Ibcast(bytes.data(), to_count(bytes.size()), MPI_BYTE, root, comm_, &request_),
-          "broadcast");
+    while (!bytes.empty()) {
+      const auto piece = bytes.first(std::min(bytes.size(), options_.max_piece_bytes));
+      start(MPI_Ibcast(piece.data(), to_count(piece.size()), MPI_BYTE, root, comm_, &request_),
+            "broadcast");
+      bytes = bytes.subspan(piece.size());
+    }
+  }
+
+  // An all-gather of any size: one rank's part after the other.
+  void broadcast_in_turn(std::span<const std::byte> mine, std::span<const std::size_t> counts,
+                         std::span<std::byte> all) {
+    for (int root = 0; root < size(); ++root) {
+      const auto part = all.first(counts[static_cast<std::size_t>(root)]);
+      if (root == rank()) std::ranges::copy(mine, part.begin());
+      do_broadcast(root, part);
+      all = all.subspan(part.size());
+    }
   }
 
   void do_barrier() override { start(MPI_Ibarrier(comm_, &request_), "barrier"); }
@@ -184,6 +204,7 @@ class MpiCommunicator final : public Communicator {
   MpiOptions options_;
   MPI_Request request_ = MPI_REQUEST_NULL;
   Layout send_, receive_;
+  std::vector<std::size_t> counts_;
 };
 
 }  // namespace

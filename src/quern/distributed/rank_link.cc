@@ -11,7 +11,6 @@
 namespace quern {
 namespace {
 
-constexpr auto kPeriod = std::chrono::seconds(1);
 constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{8} << 30;
 
 }  // namespace
@@ -27,7 +26,8 @@ void RankLink::show_life(const std::stop_token& stop) {
   std::mutex mutex;
   std::condition_variable_any changed;
   std::unique_lock lock(mutex);
-  while (!changed.wait_for(lock, stop, kPeriod, [&] { return stop.stop_requested(); })) {
+  while (
+      !changed.wait_for(lock, stop, life_period(timeout_), [&] { return stop.stop_requested(); })) {
     try {
       socket_.send(kFrameAlive, {}, timeout_);
     } catch (const Error& error) {
@@ -45,7 +45,12 @@ std::optional<FrameHeader> RankLink::receive(std::chrono::milliseconds idle,
   bytes.clear();
   if (!socket_.readable(idle)) return std::nullopt;
   const FrameHeader header = socket_.receive_header(timeout_);
-  QUERN_CHECK(header.bytes <= kMaxRequestBytes, "{} bytes", header.bytes);
+  if (header.bytes > kMaxRequestBytes) {
+    throw Error(
+        "a step of {} bytes is sent to the ranks, at most {} are possible: lower "
+        "max_num_batched_tokens",
+        header.bytes, kMaxRequestBytes);
+  }
   bytes.resize(header.bytes);
   socket_.receive(bytes, timeout_);
   return header;

@@ -1,5 +1,5 @@
 // Rank 0's side of the connection to the server: requests in, results out, a sign of life every
-// second. Must never let a rank outlive the server.
+// life_period(). Must never let a rank outlive the server.
 // Proved by tests/distributed/rank_job_test.cc.
 #pragma once
 

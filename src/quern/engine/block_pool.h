@@ -19,8 +19,10 @@ using TokenId = std::int32_t;
 inline constexpr int kBlockTokens = kernels::kBlockTokens;
 inline constexpr BlockId kNoBlock = -1;
 
-// Blocks needed for `tokens` positions.
-constexpr int blocks_for(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+// Blocks needed for `tokens` positions, of which a model may claim INT32_MAX.
+constexpr int blocks_for(int tokens) {
+  return static_cast<int>((std::int64_t{tokens} + kBlockTokens - 1) / kBlockTokens);
+}
 
 // Reference counts, the free list and the prefix cache. Not thread-safe.
 //

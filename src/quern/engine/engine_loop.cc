@@ -244,8 +244,8 @@ void EngineLoop::start(std::unique_ptr<Generation> generation) {
   live_.emplace(added.request.id, std::move(generation));
   const std::optional<std::int64_t>& seed = added.request.sampling.seed;
   ++num_started_;
-  added.random_key = seed && *seed != -1 ? RandomKey{static_cast<std::uint64_t>(*seed), 0}
-                                         : RandomKey{options_.seed, num_started_};
+  added.random_key = seed ? RandomKey{static_cast<std::uint64_t>(*seed), 0}
+                          : RandomKey{options_.seed, num_started_};
   scheduler_.add(added);
   if (failed_) end(added, FinishReason::kError, "the engine has failed; see the log");
 }

@@ -2,13 +2,13 @@
 #include "quern/engine/model_host.h"
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
 #include <utility>
 
 #include "quern/base/error.h"
 #include "quern/base/log.h"
 #include "quern/base/progress.h"
+#include "quern/engine/available_memory.h"
 #include "quern/engine/block_pool.h"
 #include "quern/kernels/factory.h"
 #include "quern/model/text_model.h"
@@ -19,18 +19,6 @@ namespace {
 // The share of free memory that the KV cache may take when nothing is said: weights are mapped
 // files and want the rest as page cache.
 constexpr double kDefaultKvShare = 0.3;
-
-// Bytes that can be allocated without swapping, from /proc/meminfo; 0 when the system does not say.
-std::uint64_t available_memory_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key, unit;
-  std::uint64_t value = 0;
-  while (meminfo >> key >> value) {
-    if (key == "MemAvailable:") return value * 1024;
-    std::getline(meminfo, unit);
-  }
-  return 0;
-}
 
 // The model behind the engine's interface.
 class ModelStepRunner final : public StepRunner {
@@ -167,7 +155,7 @@ void ModelHost::open_cache(int num_blocks) {
   const auto size_text = [&](std::int64_t blocks) {
     return bytes_text(static_cast<double>(blocks * block_bytes()));
   };
-  if (num_blocks == 0) {
+  if (num_blocks <= 0) {
     throw Error("the KV cache has no room for a single block of {} bytes; raise kv_cache_bytes",
                 block_bytes());
   }

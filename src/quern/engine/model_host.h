@@ -41,6 +41,7 @@ class ModelHost {
 
   int num_blocks() const { return num_blocks_; }
   int max_model_len() const { return max_model_len_; }
+  bool has_vision() const { return tower_ != nullptr; }
   StepRunner& runner() { return *runner_; }
 
  private:

@@ -25,11 +25,8 @@
 namespace quern::engine {
 namespace {
 
-// While nothing is asked the ranks look for one another so often.
-constexpr auto kIdlePeriod = std::chrono::seconds(1);
-constexpr int kStartSeconds = 120;          // for MPI to find all ranks
-constexpr std::size_t kMaxPiece = 1 << 30;  // of a broadcast
-constexpr std::size_t kErrorBytes = 1024;   // of a rank's message at the start
+constexpr int kStartSeconds = 120;         // for MPI to find all ranks
+constexpr std::size_t kErrorBytes = 1024;  // of a rank's message at the start
 
 int cores() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
@@ -46,8 +43,8 @@ int count_on_host(Communicator& communicator) {
 
 class RankWorker {
  public:
-  RankWorker(Communicator& communicator, RankLink* link)
-      : communicator_(communicator), link_(link) {}
+  RankWorker(Communicator& communicator, RankLink* link, Milliseconds timeout)
+      : communicator_(communicator), link_(link), idle_period_(life_period(timeout)) {}
 
   void serve() {
     if (!start()) return;
@@ -80,13 +77,10 @@ class RankWorker {
   // Rank 0's next message on all ranks, its bytes in bytes_.
   FrameHeader next_message() {
     FrameHeader header{kIdleMessage, 0};
-    if (first()) header = link_->receive(kIdlePeriod, bytes_).value_or(header);
+    if (first()) header = link_->receive(idle_period_, bytes_).value_or(header);
     communicator_.broadcast(0, std::as_writable_bytes(std::span(&header, 1)));
     bytes_.resize(header.bytes);
-    for (std::size_t at = 0; at < bytes_.size(); at += kMaxPiece) {
-      communicator_.broadcast(
-          0, std::span(bytes_).subspan(at, std::min(kMaxPiece, bytes_.size() - at)));
-    }
+    if (!bytes_.empty()) communicator_.broadcast(0, bytes_);
     return header;
   }
 
@@ -101,11 +95,11 @@ class RankWorker {
     const std::string text(reinterpret_cast<const char*>(bytes_.data()), bytes_.size());
     const EngineOptions options = read_rank_setup(parse_json(text, "setup of the ranks"));
     communicator_.set_timeout(std::chrono::seconds(options.parallel.timeout_seconds));
-    // Every rank computes norms and routing for itself.
-    if (!communicator_.agree(kernels::cpu_arithmetic()))
-      throw Error("the ranks run on different kinds of CPU: their results would not fit together");
     const int on_host = count_on_host(communicator_);
     if (!agree([&] { load(options, on_host); })) return false;
+    // Every rank computes norms and routing for itself.
+    const bool same = communicator_.agree(kernels::cpu_arithmetic(host_->has_vision()));
+    if (!agree([&] { require_same_cpu(same); })) return false;
     // The same cache everywhere.
     std::int64_t blocks = host_->possible_blocks();
     communicator_.all_reduce(Reduction::kMin, std::span(&blocks, 1));
@@ -136,6 +130,11 @@ class RankWorker {
       spdlog::info("{} ranks, {} on this host, {} threads each", communicator_.size(), on_host,
                    options.num_threads);
     }
+  }
+
+  static void require_same_cpu(bool same) {
+    if (same) return;
+    throw Error("the ranks run on different kinds of CPU: their results would not fit together");
   }
 
   // Runs fn on every rank; false when it fails on one, whose message goes to the server.
@@ -199,6 +198,8 @@ class RankWorker {
 
   Communicator& communicator_;
   RankLink* link_;  // rank 0's
+  // While nothing is asked the ranks look for one another so often.
+  Milliseconds idle_period_;
   std::optional<Checkpoint> checkpoint_;
   ModelConfig config_;
   std::optional<ModelHost> host_;
@@ -254,9 +255,14 @@ EngineOptions read_rank_setup(const Json& setup) {
 }
 
 int run_rank(const RankPlace& place, const std::filesystem::path& socket, int timeout_seconds) {
-  // The process that started this one is mpirun's, or the server.
+  // The process that started this one is mpirun's, or the server; in a container it may be process
+  // 1, so that only a change tells that it ended before the signal was asked for.
+  const pid_t parent = ::getppid();
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() == 1) return 1;
+  if (::getppid() != parent) {
+    spdlog::error("rank {} ends: process {}, which started it, has ended", place.rank, parent);
+    return 1;
+  }
   std::signal(SIGPIPE, SIG_IGN);
   const std::chrono::seconds timeout(timeout_seconds);
   std::optional<RankLink> link;
@@ -272,7 +278,7 @@ int run_rank(const RankPlace& place, const std::filesystem::path& socket, int ti
   const auto communicator = make_mpi_communicator(mpi, place.size);
   ::alarm(0);
   try {
-    RankWorker(*communicator, link ? &*link : nullptr).serve();
+    RankWorker(*communicator, link ? &*link : nullptr, timeout).serve();
     communicator->finish();
     return 0;
   } catch (const std::exception& error) {

@@ -40,7 +40,7 @@ struct SamplingParams {
   float presence_penalty = 0.0F;
   float frequency_penalty = 0.0F;
   float repetition_penalty = 1.0F;
-  std::optional<std::int64_t> seed;
+  std::optional<std::int64_t> seed;  // any number; vLLM's -1 for none stops at the server
   int max_tokens = 16;
   int min_tokens = 0;
   std::vector<std::string> stop;

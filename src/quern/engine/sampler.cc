@@ -14,6 +14,8 @@ namespace {
 constexpr float kGreedyBelow = 1e-5F;     // vLLM sampling_params.py: _SAMPLING_EPS
 constexpr float kMinTemperature = 0.01F;  // and _MAX_TEMP: smaller ones lose precision
 constexpr float kMaxLogitBias = 100.0F;   // OpenAI's range
+// Of a logit; one divided by kMinTemperature, and the difference of two of those, stay finite.
+constexpr float kLargestLogit = 1e36F;
 
 constexpr double kLeastLogprob = -9999;  // vLLM's value for masked tokens, as JSON has no infinity
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
@@ -25,11 +27,14 @@ TokenId argmax(std::span<const float> logits) {
   return static_cast<TokenId>(std::ranges::max_element(logits) - logits.begin());
 }
 
-// A NaN or an infinity means that the forward pass went wrong. x - x is 0 only for finite x.
+// A NaN, an infinity or a number beyond reason means that the forward pass went wrong.
 void check_finite(std::span<const float> logits) {
   bool finite = true;
-  for (const float logit : logits) finite &= logit - logit == 0.0F;
-  if (!finite) throw Error("the model produced logits that are not finite");
+  for (const float logit : logits) finite &= std::abs(logit) <= kLargestLogit;
+  if (!finite) {
+    throw Error("the model produced logits that are not finite (or larger than {:.0e})",
+                kLargestLogit);
+  }
 }
 
 }  // namespace
@@ -132,14 +137,17 @@ void Sampler::penalize(const SamplingInput& input) {
   }
 }
 
-// l / r for l > 0, else l * r, once for every token in prompt or output.
+// l / r for l > 0, else l * r, once for every token in prompt or output. Any r above 0 is allowed,
+// so the result is held in range, or probabilities would be NaN; a masked token stays masked.
 void Sampler::penalize_repetition(const SamplingInput& input) {
   const float penalty = input.params.repetition_penalty;
   for (const auto tokens : {input.prompt, input.output}) {
     for (const TokenId token : tokens) {
       if (counts_[index(token)]++ > 0) continue;
       float& logit = adjusted_[index(token)];
-      logit = logit > 0 ? logit / penalty : logit * penalty;
+      if (logit == kMasked) continue;
+      logit =
+          std::clamp(logit > 0 ? logit / penalty : logit * penalty, -kLargestLogit, kLargestLogit);
     }
   }
   for (const auto tokens : {input.prompt, input.output}) {
@@ -185,6 +193,7 @@ void Sampler::find_candidates(std::span<const float> logits, const Cut& cut, flo
 }
 
 TokenId Sampler::draw(const SamplingInput& input) const {
+  if (candidates_.empty()) throw Error("no token has a probability above 0");
   double total = 0;
   for (const Candidate& candidate : candidates_) total += static_cast<double>(candidate.weight);
   const double target = uniform(input.key, input.output.size()) * total;
@@ -253,9 +262,11 @@ TokenLogprobs Sampler::scores(std::span<const float> logits, TokenId chosen, int
   const float largest = *std::ranges::max_element(logits);
   double sum = 0;
   for (const float logit : logits) sum += static_cast<double>(std::exp(logit - largest));
-  const double log_sum = normalized ? static_cast<double>(largest) + std::log(sum) : 0;
+  // Subtracted one by one: the sum of a huge logit and a small logarithm would lose the latter.
+  const double top = normalized ? static_cast<double>(largest) : 0;
+  const double log_sum = normalized ? std::log(sum) : 0;
   const auto entry = [&](TokenId token) {
-    const double logprob = static_cast<double>(logits[index(token)]) - log_sum;
+    const double logprob = static_cast<double>(logits[index(token)]) - top - log_sum;
     return TokenLogprob{token, static_cast<float>(std::max(logprob, kLeastLogprob))};
   };
 

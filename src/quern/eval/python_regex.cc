@@ -32,7 +32,27 @@ struct FreeCompileContext {
   void operator()(pcre2_compile_context* context) const { pcre2_compile_context_free(context); }
 };
 
-pcre2_code* compile(const std::string& pattern) {
+// Python's \Z is the very end; PCRE2's also matches before a line feed there, its \z is Python's.
+std::string with_python_end(std::string pattern) {
+  bool in_class = false;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    const char c = pattern[i];
+    if (c == '\\' && i + 1 < pattern.size()) {
+      if (!in_class && pattern[i + 1] == 'Z') pattern[i + 1] = 'z';
+      ++i;
+    } else if (c == '[' && !in_class) {
+      in_class = true;
+      if (i + 1 < pattern.size() && pattern[i + 1] == '^') ++i;
+      if (i + 1 < pattern.size() && pattern[i + 1] == ']') ++i;  // the first is a member
+    } else if (c == ']') {
+      in_class = false;
+    }
+  }
+  return pattern;
+}
+
+pcre2_code* compile(const std::string& python_pattern) {
+  const std::string pattern = with_python_end(python_pattern);
   const std::unique_ptr<pcre2_compile_context, FreeCompileContext> context(
       pcre2_compile_context_create(nullptr));
   QUERN_CHECK(context != nullptr);

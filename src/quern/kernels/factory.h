@@ -46,8 +46,8 @@ struct CpuOptions {
 };
 
 // Equal on two machines: what is computed on both has the same bits. (The order of accumulation
-// follows the vectors of the machine.)
-std::int64_t cpu_arithmetic();
+// follows the vectors of the machine, and in a vision tower its matrix units.)
+std::int64_t cpu_arithmetic(bool vision);
 
 // The fast CPU back end.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);

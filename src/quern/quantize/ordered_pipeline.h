@@ -8,8 +8,11 @@
 #include <cstddef>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "quern/base/error.h"
 
 namespace quern {
 
@@ -48,7 +51,16 @@ void run_ordered(std::size_t items, std::size_t slots, std::size_t threads, cons
     }
   };
   std::vector<std::jthread> team;
-  for (std::size_t i = 0; i < std::min(threads, items); ++i) team.emplace_back(worker);
+  try {
+    for (std::size_t i = 0; i < std::min({threads, items, slots}); ++i) team.emplace_back(worker);
+  } catch (const std::system_error& error) {
+    {
+      const std::lock_guard lock(mutex);  // those that run would wait for ever
+      stop = true;
+    }
+    changed.notify_all();
+    throw Error("cannot start {} threads: {}", threads, error.what());
+  }
 
   std::exception_ptr failure;
   for (std::size_t item = 0; item < items && !failure; ++item) {

@@ -7,6 +7,7 @@
 #include <cctype>
 
 #include "quern/base/error.h"
+#include "quern/base/file.h"
 #include "quern/base/progress.h"
 #include "quern/quantize/manifest.h"
 #include "quern/quantize/shard_file.h"
@@ -21,6 +22,7 @@ constexpr int kRecordFormat = 1;
 constexpr const char* kConfigName = "config.json";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kReportName = "quantize_report.json";
+constexpr std::size_t kMaxSourceConfigBytes = 16u << 20;
 constexpr int kMaxCopyDepth = 16;  // a link that leads back up would never end
 
 bool is_inside(const fs::path& path, const fs::path& directory) {
@@ -182,6 +184,9 @@ Json job_of(const QuantizePlan& plan, const QuantizeOptions& options) {
   job["shards"] = plan.shards.size();
   job["outputs"] = layouts_hash(plan);
   job["config.json"] = hex64(XXH3_64bits(plan.config_text.data(), plan.config_text.size()));
+  // How the source is read stands in its own file, of which the output's keeps only a part.
+  const std::string source = read_file(options.model_dir / kConfigName, kMaxSourceConfigBytes);
+  job["config.json of the source"] = hex64(XXH3_64bits(source.data(), source.size()));
   return job;
 }
 

@@ -269,7 +269,7 @@ std::string_view refusal(const Scheme& scheme, const Shape& shape) {
   const std::int64_t columns = shape.back();
   const bool is_mx = scheme.weight == W::kMxfp4 || scheme.weight == W::kMxfp6E3M2 ||
                      scheme.weight == W::kMxfp6E2M3;
-  if (!is_mx && std::ranges::count(shape, 0) > 0) return "it has no elements";
+  if (columns == 0 || (!is_mx && std::ranges::count(shape, 0) > 0)) return "it has no elements";
   switch (scheme.weight) {
     case W::kMxfp4:
     case W::kMxfp6E3M2:

@@ -99,11 +99,14 @@ void ShardFile::note_dirty(std::uint64_t begin, std::uint64_t end) {
   dirty_.push_back({begin, end});
 }
 
-// Failures show at fsync.
+// A wait that reports an error takes it from the file: fsync() would not report it again. Where
+// ranges cannot be synced, fsync() does all.
 void ShardFile::write_back() {
   const auto sync = [&](const Run& run, unsigned flags) {
-    (void)::sync_file_range(fd_, static_cast<off_t>(run.begin),
-                            static_cast<off_t>(run.end - run.begin), flags);
+    const int result = ::sync_file_range(fd_, static_cast<off_t>(run.begin),
+                                         static_cast<off_t>(run.end - run.begin), flags);
+    if (result == 0 || errno == ENOSYS || errno == EINVAL || errno == ESPIPE) return;
+    throw_errno(fmt::format("cannot write '{}'", part_.string()));
   };
   for (const Run& run : dirty_) sync(run, SYNC_FILE_RANGE_WRITE);
   for (const Run& run : sent_) {

@@ -110,7 +110,9 @@ struct Api::Impl {
 Api::Api(ChatService& service, ApiOptions options)
     : impl_(std::make_unique<Impl>(service, std::move(options))) {}
 
-Api::~Api() {
+Api::~Api() { stop(); }
+
+void Api::stop() {
   ApiContext& context = impl_->context;
   if (context.service.media() != nullptr) context.service.media()->stop();
   context.pool.join();

@@ -36,7 +36,11 @@ struct ApiOptions {
 class Api {
  public:
   Api(ChatService& service, ApiOptions options);
-  ~Api();  // waits for what its pool still computes
+  ~Api();  // stop()
+
+  // Waits for what its pools still compute and takes no more: afterwards nothing of it reaches the
+  // HTTP server, whose suspended handlers may go.
+  void stop();
 
   // The handler of an HttpServer.
   boost::asio::awaitable<void> handle(HttpExchange& exchange);

@@ -312,7 +312,10 @@ engine::GenerationRequest ChatService::generation(const GenerationPlan& plan, in
   request.prompt = plan.prompt;
   request.images = plan.images;
   request.sampling = plan.sampling;
-  if (request.sampling.seed) *request.sampling.seed += choice;
+  if (std::optional<std::int64_t>& seed = request.sampling.seed) {  // wraps at the largest
+    *seed = static_cast<std::int64_t>(static_cast<std::uint64_t>(*seed) +
+                                      static_cast<std::uint64_t>(choice));
+  }
   request.reasoning = plan.reasoning;
   request.grammar = plan.grammar;
   request.cache_salt = plan.cache_salt;

@@ -37,6 +37,9 @@ using TlsStream = beast::ssl_stream<PlainStream>;
 // How often a connection is asked whether its peer has gone, while its handler works.
 constexpr std::chrono::milliseconds kWatchInterval{50};
 
+// Room for what is read at once and for a chunk's head, beside a request's header.
+constexpr std::size_t kChunkHeadBytes = 128 << 10;
+
 template <typename Stream>
 class Session final : public HttpSession,
                       public HttpExchange,
@@ -49,6 +52,7 @@ class Session final : public HttpSession,
         options_(options),
         handler_(handler),
         on_close_(std::move(on_close)),
+        buffer_(options.max_header_bytes + kChunkHeadBytes),
         watch_timer_(stream_.get_executor()) {}
 
   // --- the server's side ---
@@ -68,7 +72,10 @@ class Session final : public HttpSession,
     if (!handling_) shut();
   }
 
-  void abort() override { shut(); }
+  void abort() override {
+    if (const auto gone = std::exchange(on_disconnect_, nullptr)) gone();
+    shut();
+  }
 
   // --- the handler's side ---
 
@@ -266,6 +273,9 @@ class Session final : public HttpSession,
     if (error == http::error::header_limit) {
       status = 431;
       text = "The request header is too large.";
+    } else if (error == http::error::buffer_overflow) {
+      status = 431;
+      text = "A chunk's head or the trailers of the request are too large.";
     } else if (error == http::error::body_limit) {
       status = 413;
       text = "The request body is too large.";
@@ -331,6 +341,7 @@ class Session final : public HttpSession,
   const HttpOptions& options_;
   const HttpHandler& handler_;
   std::function<void(HttpSession*)> on_close_;
+  // A chunk's head and the trailers have no limit of their own in Beast.
   beast::flat_buffer buffer_;
   asio::cancellation_signal watch_;
   std::function<void()> on_disconnect_;

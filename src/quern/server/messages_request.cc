@@ -136,6 +136,7 @@ std::string system_text(const Json& system) {
   if (system.is_string()) return system.get<std::string>();
   std::string text;
   for (const Json& block : system) {
+    if (!block.is_object()) fail("a block of `system` must be an object");
     const std::string piece = text_of(block, "text");
     if (!piece.starts_with("x-anthropic-billing-header")) text += piece;
   }
@@ -163,7 +164,7 @@ Json chat_tools(const Json& tools) {
 }
 
 void set_tool_choice(const Json& choice, Json& chat) {
-  const std::string type = choice.value("type", "");
+  const Json type = choice.value("type", Json());
   if (type == "auto" || type == "none") {
     chat["tool_choice"] = type;
   } else if (type == "any") {

@@ -45,12 +45,13 @@ Server::Server(ServerOptions options) {
   api_ = std::make_unique<Api>(chat_->service(), std::move(options.api));
 }
 
-// Outputs of the engine post to the HTTP server's executor, so the engine is quiet before that
-// goes.
+// Outputs of the engine and the API's pools post to the HTTP server's executor, so they are quiet
+// before that goes; and the handlers that are suspended there use the API until they go.
 Server::~Server() {
   chat_->engine().drain(0);
-  api_.reset();
+  api_->stop();
   http_.reset();
+  api_.reset();
   chat_.reset();
 }
 

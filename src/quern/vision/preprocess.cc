@@ -85,7 +85,30 @@ class PatchWriter {
   ImagePatches out_;
 };
 
+// No result of smart_resize() has more windows of factor x factor pixels. Three cases, sides in
+// windows: x y <= max_pixels / factor^2; one side raised to 1, the other at most
+// sqrt(kMaxRatio max_pixels) / factor; or both rounded up behind x y = m = min_pixels / factor^2:
+// (x + 1) (y + 1) = m + x + y + 1, where x + y <= sqrt(m) (sqrt(kMaxRatio) + 1 / sqrt(kMaxRatio)).
+std::int64_t largest_windows(std::int64_t factor, std::int64_t min_pixels,
+                             std::int64_t max_pixels) {
+  const auto side = static_cast<double>(factor);
+  const double strip = std::sqrt(kMaxRatio * static_cast<double>(max_pixels)) / side;
+  const double m = static_cast<double>(min_pixels) / (side * side);
+  const double enlarged = m + std::sqrt(m) * (std::sqrt(kMaxRatio) + 1 / std::sqrt(kMaxRatio)) + 1;
+  return std::max(
+      {max_pixels / (factor * factor), static_cast<std::int64_t>(strip),
+       min_pixels > factor * factor ? static_cast<std::int64_t>(enlarged) : std::int64_t{1}});
+}
+
 }  // namespace
+
+std::int64_t VisionPreprocessConfig::max_image_tokens() const {
+  return largest_windows(factor(), min_pixels, max_pixels);
+}
+
+std::int64_t VisionPreprocessConfig::max_segment_tokens() const {
+  return segment_steps * largest_windows(factor(), min_pixels, max_frame_pixels);
+}
 
 VisionPreprocessConfig make_preprocess_config(const PreprocessorConfig& file) {
   const auto require = [](bool supported, std::string_view key, const auto& value) {

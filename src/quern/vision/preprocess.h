@@ -30,15 +30,13 @@ struct VisionPreprocessConfig {
 
   // Sides of a resized picture are multiples of it.
   int factor() const { return patch_size * merge_size; }
-  // Of the largest picture.
-  std::int64_t max_image_patches() const { return max_pixels / (patch_size * patch_size); }
-  std::int64_t max_image_tokens() const { return max_image_patches() / (merge_size * merge_size); }
+  // Of the largest picture that smart_resize() gives.
+  std::int64_t max_image_tokens() const;
+  std::int64_t max_image_patches() const { return max_image_tokens() * merge_size * merge_size; }
   // Of the largest segment of a video.
+  std::int64_t max_segment_tokens() const;
   std::int64_t max_segment_patches() const {
-    return segment_steps * (max_frame_pixels / (patch_size * patch_size));
-  }
-  std::int64_t max_segment_tokens() const {
-    return max_segment_patches() / (merge_size * merge_size);
+    return max_segment_tokens() * merge_size * merge_size;
   }
 };
 

@@ -227,7 +227,11 @@ void CpuBackend::route(const MoeWeights& weights, const MoeSpec& spec, Matrix x,
   }
 }
 
-std::int64_t cpu_arithmetic() { return hwy::SupportedTargets(); }
+std::int64_t cpu_arithmetic(bool vision) {
+  constexpr std::int64_t kMatrixUnits = std::int64_t{1} << 62;  // Highway's bits end below
+  const bool uses_units = vision && amx_tile_kernel() != nullptr;
+  return hwy::SupportedTargets() | (uses_units ? kMatrixUnits : 0);
+}
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   return std::make_unique<CpuBackend>(options);
