@@ -101,6 +101,9 @@ TEST(PythonRegex, FindAllAndRemove) {
   EXPECT_EQ(PythonRegex("\\\\Z").remove_all("a\\Z"), "a");
   EXPECT_EQ(PythonRegex("(?s).*#### ").remove_all("a\n#### b #### c"), "c");
   EXPECT_EQ(PythonRegex("é").remove_all("héé!"), "h!");
+  EXPECT_EQ(PythonRegex("a\\Z").remove_all("a\n"), "a\n");  // \Z: the very end, as in Python
+  EXPECT_EQ(PythonRegex("a\\Z").remove_all("a"), "");
+  EXPECT_EQ(PythonRegex("\\\\Z").remove_all("\\Z"), "");
   EXPECT_THROW(PythonRegex("(a"), Error);
   EXPECT_THROW(PythonRegex("(a+)+$").find_all(std::string(40, 'a') + "b"),
                Error);  // the match limit

@@ -92,5 +92,18 @@ TEST(Ebnf, Errors) {
   EXPECT_THROW(parse_ebnf("root ::= " + std::string(1000, '('), builder), Error);
 }
 
+TEST(Ebnf, NestingIsBounded) {
+  GrammarBuilder stacked;
+  EXPECT_THROW(parse_ebnf("root ::= \"a\"" + std::string(100'000, '*'), stacked), Error);
+  // Rules that become part of their callers do so to a depth; deeper ones are called.
+  std::string chain = "root ::= r0\n";
+  for (int i = 0; i < 15'000; ++i) {
+    chain += "r" + std::to_string(i) + " ::= r" + std::to_string(i + 1) + "*\n";
+  }
+  GrammarBuilder builder;
+  const RuleId root = parse_ebnf(chain + "r15000 ::= \"a\"\n", builder);
+  EXPECT_NO_THROW(compile(builder, root));
+}
+
 }  // namespace
 }  // namespace quern::grammar

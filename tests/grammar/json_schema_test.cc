@@ -4,6 +4,8 @@
 #include <string>
 
 #include "quern/base/error.h"
+#include "quern/grammar/json_grammar.h"
+#include "quern/grammar/schema_reader.h"
 #include "tests/grammar/schema_helper.h"
 
 namespace quern::grammar {
@@ -146,6 +148,41 @@ TEST(JsonSchema, Formats) {
     if (row.bad == nullptr) continue;
     EXPECT_FALSE(test::accepts(automaton, Json(row.bad).dump())) << row.format;
   }
+}
+
+TEST(JsonSchema, HugeCountsAndManyMembers) {
+  Json schema = {{"type", "object"}, {"additionalProperties", true}};
+  Json::object_t members;
+  for (int i = 0; i < 1500; ++i) {
+    members.emplace_back("p" + std::to_string(i), Json{{"type", "null"}});
+  }
+  schema["properties"] = members;
+  schema["maxProperties"] = 6192449488683008;  // times the members: small again in 64 bits
+  GrammarBuilder builder;
+  JsonGrammar json(builder, {.any_whitespace = true, .whitespace_regex = ""});
+  SchemaReader reader(schema, {});
+  EXPECT_THROW(
+      {
+        json.schema(reader);
+        json.finish();
+      },
+      Error);
+}
+
+// Branches that exclude each other in one place may overlap in another.
+TEST(JsonSchema, OneOfIsCheckedInEachPlace) {
+  const Json schema = Json::parse(R"({"type":"object","properties":{
+    "a":{"allOf":[{"$ref":"#/$defs/U"},{"type":"string"}]},"b":{"$ref":"#/$defs/U"}},
+    "$defs":{"U":{"oneOf":[{"type":["string","integer"]},{"type":["integer","null"]}]}}})");
+  GrammarBuilder builder;
+  JsonGrammar json(builder, {.any_whitespace = true, .whitespace_regex = ""});
+  SchemaReader reader(schema, {});
+  EXPECT_THROW(
+      {
+        json.schema(reader);
+        json.finish();
+      },
+      Error);
 }
 
 }  // namespace

@@ -87,5 +87,21 @@ TEST(NumberText, Syntax) {
   EXPECT_TRUE(huge.accepts("9000000000000000000"));
 }
 
+TEST(NumberText, BoundsOfHundredsOfDigits) {
+  NumberBounds bounds;
+  bounds.low = NumberBound{0};
+  bounds.high = NumberBound{1.7976931348623157e308};
+  const CharAutomaton wide = number_text(bounds);
+  EXPECT_TRUE(wide.accepts("0.5"));
+  EXPECT_TRUE(wide.accepts("17976931348623157" + std::string(292, '0')));
+  EXPECT_FALSE(wide.accepts("17976931348623158" + std::string(292, '0')));
+  EXPECT_FALSE(wide.accepts("-1"));
+  bounds.low = NumberBound{1e-300};
+  const CharAutomaton small = number_text(bounds);
+  EXPECT_TRUE(small.accepts("0." + std::string(299, '0') + "1"));
+  EXPECT_FALSE(small.accepts("0." + std::string(300, '0') + "1"));
+  EXPECT_FALSE(small.accepts("0"));
+}
+
 }  // namespace
 }  // namespace quern::grammar

@@ -4,6 +4,7 @@
 #endif
 
 #include "quern/grammar/regex_grammar.h"
+#include "quern/text/utf8.h"
 
 #include <gtest/gtest.h>
 
@@ -201,6 +202,13 @@ TEST(CharSet, Utf8Sequences) {
     for (const CharRange& range : set.ranges()) expected += range.last - range.first + 1;
     EXPECT_EQ(count, expected);
   }
+}
+
+TEST(Regex, WorkIsBounded) {
+  EXPECT_THROW(regex_automaton("[^]{0,50000}$(){50000}{6}", RegexMatch::kWhole), Error);
+  std::string items;  // every second character: ranges that do not join
+  for (char32_t c = 0x4E00; c < 0x4E00 + 2 * 10'000; c += 2) append_utf8(items, c);
+  EXPECT_TRUE(regex_automaton("[" + items + "]", RegexMatch::kWhole).accepts("\u4E02"));
 }
 
 }  // namespace

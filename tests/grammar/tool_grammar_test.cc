@@ -193,5 +193,26 @@ TEST(ToolGrammar, WhatCannotBeWritten) {
   EXPECT_THROW(compile_tools(Json::array({tool("f", bad_key)})), Error);
 }
 
+TEST(ToolGrammar, ReferencesAreResolvedWithinBounds) {
+  // A long chain, and a large text that many references name: both stay as they are.
+  Json chain = {{"type", "object"}, {"$defs", Json::object()}};
+  Json& defs = chain["$defs"];
+  for (int i = 0; i < 3000; ++i) {
+    defs.get_ref<Json::object_t&>().emplace_back(
+        "d" + std::to_string(i), Json{{"$ref", "#/$defs/d" + std::to_string(i + 1)}});
+  }
+  defs.get_ref<Json::object_t&>().emplace_back("d3000", Json{{"type", "null"}});
+  chain["properties"]["a"]["$ref"] = "#/$defs/d0";
+  Json wide = {{"type", "object"}, {"properties", Json::object()}};
+  wide["$defs"]["D"] = {{"type", "string"}, {"description", std::string(100'000, 'x')}};
+  for (int i = 0; i < 100; ++i) {
+    wide["properties"]["p" + std::to_string(i)]["$ref"] = "#/$defs/D";
+  }
+  for (const Json& schema : {chain, wide}) {
+    const Json tools = Json::array({tool("f", schema)});
+    EXPECT_EQ(with_references_resolved(tools), tools);
+  }
+}
+
 }  // namespace
 }  // namespace quern::grammar

@@ -47,6 +47,11 @@ TEST(Jinja, IsBounded) {
     EXPECT_THROW(parsed.render(Json::object(), {.max_steps = 5'000'000}), Error) << source;
   }
   EXPECT_THROW(Template::parse("{{ " + std::string(100'000, '(') + " }}", "t"), Error);
+  for (const std::string link : {"+1", "**1", " or 1", " and 1", " if 1 else 1", "-(1", "*2"}) {
+    std::string chain = "{{ 1";
+    for (int i = 0; i < 20'000; ++i) chain += link;
+    EXPECT_THROW(Template::parse(chain + " }}", "t"), Error) << link;
+  }
 }
 
 TEST(MiniMaxM3Template, RendersTheToolRoundTrip) {

@@ -268,7 +268,7 @@ class Runner {
     EvaluatedSample& sample = task.samples[sample_index];
     with_context(fmt::format("{} document {}", task.task.name, sample.doc_id), [&] {
       if (task.task.output_type == OutputType::kGenerateUntil) {
-        for (std::size_t i = 0; i < task.task.repeats; ++i) generate(task, sample);
+        for (std::size_t i = 0; i < task.task.repeats; ++i) generate(task, sample, i);
       } else {
         for (const Continuation& continuation : sample.scored)
           sample.likelihoods.push_back(likelihood(task.task.output_type, continuation));
@@ -283,11 +283,11 @@ class Runner {
     });
   }
 
-  void generate(const EvaluatedTask& task, EvaluatedSample& sample) {
+  void generate(const EvaluatedTask& task, EvaluatedSample& sample, std::size_t repeat) {
     const Json prompt = sample.prompt.is_string() && options_.model.tokenized_requests
                             ? tokenized(sample.prompt, task.generation_kwargs)
                             : sample.prompt;
-    const auto content = ask(make_request(prompt, task.generation_kwargs, options_.model));
+    const auto content = ask(make_request(prompt, task.generation_kwargs, options_.model), repeat);
     sample.answers.push_back(content.value_or(options_.null_answer));
     if (content) return;
     const std::lock_guard lock(mutex_);
@@ -298,8 +298,8 @@ class Runner {
         options_.null_answer);
   }
 
-  std::optional<std::string> ask(const Json& request) {
-    return cached(request, [&] { return backend_.complete(request); });
+  std::optional<std::string> ask(const Json& request, std::size_t repeat) {
+    return cached(request, repeat, [&] { return backend_.complete(request); });
   }
 
   // Of max_length one token is for the one that a server has to generate.
@@ -336,7 +336,7 @@ class Runner {
     const Json request{{"loglikelihood", tokens.tokens},
                        {"context", tokens.context},
                        {"model", options_.model.model}};
-    const auto text = cached(request, [&]() -> std::optional<std::string> {
+    const auto text = cached(request, 0, [&]() -> std::optional<std::string> {
       const Loglikelihood found = backend_.loglikelihood(tokens);
       return Json::array({found.value, found.is_greedy}).dump();
     });
@@ -344,10 +344,13 @@ class Runner {
     return {found.at(0).get<double>(), found.at(1).get<bool>()};
   }
 
+  // Each repeat of a question has an answer of its own; the first one's key does not name it.
   template <typename Ask>
-  std::optional<std::string> cached(const Json& request, const Ask& ask_backend) {
+  std::optional<std::string> cached(const Json& request, std::size_t repeat,
+                                    const Ask& ask_backend) {
     if (!cache_) return ask_backend();
-    const std::string key = cache_->key(request);
+    const std::string key =
+        cache_->key(repeat == 0 ? request : Json{{"request", request}, {"repeat", repeat}});
     if (auto found = cache_->find(key)) {
       const std::lock_guard lock(mutex_);
       ++evaluation_.cached_answers;

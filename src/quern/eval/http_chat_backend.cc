@@ -48,7 +48,7 @@ class HttpChatBackend : public ChatBackend {
 
   Json identity() override {
     Json identity{{"base_url", options_.url}, {"model", options_.model}};
-    // Answers are kept without what stands before it.
+    // Answers are kept without their thinking: where it ends decides what is kept.
     if (!options_.think_end_token.empty()) identity["think_end_token"] = options_.think_end_token;
     try {
       identity["server"] = server_fingerprint();

@@ -32,36 +32,34 @@ struct FreeCompileContext {
   void operator()(pcre2_compile_context* context) const { pcre2_compile_context_free(context); }
 };
 
-// Python's \Z is the very end; PCRE2's also matches before a line feed there, its \z is Python's.
+// Python's \Z is the very end; PCRE2's also matches in front of a last line feed, its \z does not.
 std::string with_python_end(std::string pattern) {
   bool in_class = false;
   for (std::size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\' && i + 1 < pattern.size()) {
-      if (!in_class && pattern[i + 1] == 'Z') pattern[i + 1] = 'z';
-      ++i;
-    } else if (c == '[' && !in_class) {
-      in_class = true;
-      if (i + 1 < pattern.size() && pattern[i + 1] == '^') ++i;
-      if (i + 1 < pattern.size() && pattern[i + 1] == ']') ++i;  // the first is a member
-    } else if (c == ']') {
-      in_class = false;
+    if (pattern[i] == '\\') {
+      if (++i < pattern.size() && pattern[i] == 'Z' && !in_class) pattern[i] = 'z';
+    } else if (in_class) {
+      in_class = pattern[i] != ']';
+    } else if (pattern[i] == '[') {
+      in_class = true;  // a ] in front is a member
+      if (pattern.compare(i + 1, 1, "^") == 0) ++i;
+      if (pattern.compare(i + 1, 1, "]") == 0) ++i;
     }
   }
   return pattern;
 }
 
-pcre2_code* compile(const std::string& python_pattern) {
-  const std::string pattern = with_python_end(python_pattern);
+pcre2_code* compile(const std::string& pattern) {
+  const std::string translated = with_python_end(pattern);
   const std::unique_ptr<pcre2_compile_context, FreeCompileContext> context(
       pcre2_compile_context_create(nullptr));
   QUERN_CHECK(context != nullptr);
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   int error = 0;
   PCRE2_SIZE offset = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                   PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                                   context.get());
+  pcre2_code* code = pcre2_compile(
+      reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
+      PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset, context.get());
   if (code == nullptr) {
     throw Error("regular expression '{}': {} at byte {}", pattern, message_of(error), offset);
   }

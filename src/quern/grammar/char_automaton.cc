@@ -22,6 +22,12 @@ void check_size(std::size_t states) {
   }
 }
 
+// Steps of one operation: about a second.
+void check_work(std::size_t steps) {
+  constexpr std::size_t kMaxWork = 40'000'000;
+  if (steps > kMaxWork) throw Error("the pattern is too complex");
+}
+
 // Drops states from which no accepting one can be reached, and edges to them.
 CharAutomaton trimmed(const CharAutomaton& automaton) {
   const std::size_t n = automaton.states.size();
@@ -107,9 +113,12 @@ CharAutomaton product(const CharAutomaton& a, const CharAutomaton& b, bool needs
     return found->second;
   };
   name(0, b.empty() ? -1 : 0);
+  std::size_t work = 0;
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     const auto [in_a, in_b] = pairs[i];
     const CharAutomaton::State* from_b = in_b < 0 ? nullptr : &b.states[index(in_b)];
+    work += a.states[index(in_a)].edges.size() + (from_b == nullptr ? 0 : from_b->edges.size());
+    check_work(work);
     CharAutomaton::State state;
     const bool b_accepts = from_b != nullptr && from_b->accepting;
     state.accepting = a.states[index(in_a)].accepting && b_accepts == needs_b;
@@ -125,11 +134,13 @@ CharAutomaton product(const CharAutomaton& a, const CharAutomaton& b, bool needs
 
 using StateSet = std::vector<int>;
 
-// Adds what is reached by jumps; sorted.
-void close(const CharNfa& nfa, StateSet& set, bool at_begin, bool at_end,
-           std::vector<bool>& marks) {
+// Adds what is reached by jumps; sorted. The number of steps.
+std::size_t close(const CharNfa& nfa, StateSet& set, bool at_begin, bool at_end,
+                  std::vector<bool>& marks) {
+  std::size_t steps = 0;
   for (const int state : set) marks[index(state)] = true;
   for (std::size_t i = 0; i < set.size(); ++i) {
+    steps += 1 + nfa.states[index(set[i])].jumps.size();
     for (const CharNfa::Jump& jump : nfa.states[index(set[i])].jumps) {
       const bool open = jump.condition == CharNfa::Condition::kNone ||
                         (jump.condition == CharNfa::Condition::kBegin && at_begin) ||
@@ -141,6 +152,7 @@ void close(const CharNfa& nfa, StateSet& set, bool at_begin, bool at_end,
   }
   for (const int state : set) marks[index(state)] = false;
   std::ranges::sort(set);
+  return steps;
 }
 
 class Determinizer {
@@ -149,7 +161,7 @@ class Determinizer {
 
   CharAutomaton run() {
     StateSet start = {nfa_.start};
-    close(nfa_, start, true, false, marks_);
+    work(close(nfa_, start, true, false, marks_));
     // The start set is entered only at the start: a later equal set has another acceptance.
     sets_.push_back(start);
     for (std::size_t i = 0; i < sets_.size(); ++i) {
@@ -164,13 +176,11 @@ class Determinizer {
 
  private:
   bool accepts(StateSet set, bool at_begin) {
-    close(nfa_, set, at_begin, true, marks_);
+    work(close(nfa_, set, at_begin, true, marks_));
     return std::ranges::binary_search(set, nfa_.accept);
   }
 
   int name(StateSet set) {
-    work_ += set.size();
-    if (work_ > kMaxWork) throw Error("the pattern is too complex");
     const auto [found, added] = names_.try_emplace(std::move(set), static_cast<int>(sets_.size()));
     if (added) sets_.push_back(found->first);
     check_size(sets_.size());
@@ -199,12 +209,12 @@ class Determinizer {
         active.push_back(edges[next]);
       }
       if (active.empty()) continue;
-      work_ += active.size();
+      work(active.size());
       StateSet targets;
       for (const auto& edge : active) targets.push_back(edge.target);
       std::ranges::sort(targets);
       targets.erase(std::unique(targets.begin(), targets.end()), targets.end());
-      close(nfa_, targets, false, false, marks_);
+      work(close(nfa_, targets, false, false, marks_));
       const int target = name(std::move(targets));
       const char32_t last = cuts[i + 1] - 1;
       if (!state.edges.empty() && state.edges.back().target == target &&
@@ -216,7 +226,10 @@ class Determinizer {
     }
   }
 
-  static constexpr std::size_t kMaxWork = 20'000'000;
+  void work(std::size_t steps) {
+    work_ += steps;
+    check_work(work_);
+  }
 
   const CharNfa& nfa_;
   std::vector<bool> marks_;
@@ -317,6 +330,9 @@ int CharNfa::add_state() {
 }
 
 void CharNfa::add_edge(int from, const CharSet& set, int to) {
+  constexpr std::size_t kMaxNfaEdges = 8'000'000;
+  num_edges += set.ranges().size();
+  if (num_edges > kMaxNfaEdges) throw Error("the pattern is too large");
   for (const CharRange& range : set.ranges()) {
     states[index(from)].edges.push_back({range.first, range.last, to});
   }

@@ -57,6 +57,7 @@ struct CharNfa {
     std::vector<Jump> jumps;
   };
   std::vector<State> states;
+  std::size_t num_edges = 0;
   int start = 0;
   int accept = 0;
 

@@ -2,6 +2,7 @@
 #include "quern/grammar/char_set.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "quern/text/utf8.h"
 
@@ -42,6 +43,8 @@ void add_sequences(char32_t first, char32_t last, std::vector<Utf8Sequence>& out
 }  // namespace
 
 CharSet::CharSet(std::initializer_list<CharRange> ranges) : ranges_(ranges) { normalize(); }
+
+CharSet::CharSet(std::vector<CharRange> ranges) : ranges_(std::move(ranges)) { normalize(); }
 
 CharSet CharSet::all() { return {{0, kLastChar}}; }
 

@@ -23,6 +23,8 @@ class CharSet {
  public:
   CharSet() = default;
   CharSet(std::initializer_list<CharRange> ranges);
+  // Of many ranges, in any order: adding one after the other takes quadratic time.
+  explicit CharSet(std::vector<CharRange> ranges);
   static CharSet all();
   static CharSet of(char32_t c) { return {{c, c}}; }
 

@@ -51,6 +51,11 @@ class Parser {
     const auto line = 1 + std::ranges::count(text_.substr(0, position_), '\n');
     throw Error("grammar, line {}: {}", line, what);
   }
+  // Counts on from the last call: references come in the order of the text.
+  std::ptrdiff_t line() {
+    for (; counted_ < position_; ++counted_) line_ += text_[counted_] == '\n' ? 1 : 0;
+    return line_;
+  }
   bool at_end() const { return position_ >= text_.size(); }
   std::string_view rest() const { return text_.substr(position_); }
   bool looking_at(std::string_view token) const { return rest().starts_with(token); }
@@ -181,16 +186,16 @@ class Parser {
     if (take(".")) return builder_.chars(CharSet::all());
     if (looking_at("/")) fail("a /regex/ is not supported here");
     if (is_name_start(text_[position_])) {
-      const auto line = 1 + std::ranges::count(text_.substr(0, position_), '\n');
       const std::string_view callee = name();
-      used_.emplace(callee, line);
+      used_.emplace(callee, line());
       return builder_.call(rule_named(callee));
     }
     return {};
   }
 
   ExprId repeats(ExprId part) {
-    for (;;) {
+    for (int stacked = 0;; ++stacked) {
+      if (stacked > kMaxNesting) fail("too many quantifiers behind each other");
       if (take("*")) {
         part = builder_.repeat(part, 0, kUnbounded);
       } else if (take("+")) {
@@ -243,7 +248,7 @@ class Parser {
 
   ExprId char_class() {
     const bool negated = take("^");
-    CharSet set;
+    std::vector<CharRange> ranges;
     while (!looking_at("]")) {
       if (at_end() || text_[position_] == '\n') fail("a character class has no end");
       const CharSet low = class_item();
@@ -252,12 +257,13 @@ class Parser {
         ++position_;
         const char32_t last = character();
         if (last < low.ranges()[0].first) fail("a range of a character class is out of order");
-        set.add(low.ranges()[0].first, last);
+        ranges.push_back({low.ranges()[0].first, last});
       } else {
-        set.add(low);
+        ranges.insert(ranges.end(), low.ranges().begin(), low.ranges().end());
       }
     }
     ++position_;
+    const CharSet set(std::move(ranges));
     return builder_.chars(negated ? set.complement() : set);
   }
 
@@ -329,6 +335,8 @@ class Parser {
 
   std::string_view text_;
   std::size_t position_ = 0;
+  std::size_t counted_ = 0;  // of text_, for line()
+  std::ptrdiff_t line_ = 1;
   GrammarBuilder& builder_;
   std::map<std::string_view, RuleId, std::less<>> rules_;
   std::map<std::string_view, std::ptrdiff_t> used_;  // name, line

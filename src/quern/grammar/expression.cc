@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <unordered_map>
+#include <utility>
 
 #include "quern/base/error.h"
 
@@ -11,6 +13,7 @@ namespace quern::grammar {
 namespace {
 
 constexpr std::size_t kMaxExprs = 2'000'000;
+constexpr int kMaxDepth = 1000;  // compilation recurses over expressions
 
 // The escape that JSON writers use, where there is a short one.
 std::string json_escape(char32_t c) {
@@ -51,6 +54,12 @@ GrammarBuilder::GrammarBuilder() {
 
 ExprId GrammarBuilder::add(Expr expr) {
   if (exprs_.size() >= kMaxExprs) throw Error("the grammar is too large");
+  const auto below = [&](ExprId part) { expr.depth = std::max(expr.depth, depth_of(part) + 1); };
+  for (const ExprId part : expr.parts) below(part);
+  for (const Expr::Edge& edge : expr.edges) {
+    if (!edge.epsilon) below(edge.label);
+  }
+  if (expr.depth > kMaxDepth) throw Error("the grammar is nested deeper than {} levels", kMaxDepth);
   exprs_.push_back(std::move(expr));
   return static_cast<ExprId>(exprs_.size() - 1);
 }
@@ -123,21 +132,20 @@ ExprId GrammarBuilder::text(const CharAutomaton& automaton, Encoding encoding) {
   const CharSet escaped = escaped_chars(encoding);
   std::vector<Expr::Edge> edges;
   std::vector<int> accepting;
-  std::vector<std::pair<int, CharSet>> by_target;
+  std::vector<std::pair<int, std::vector<CharRange>>> by_target;
+  std::unordered_map<int, std::size_t> places;  // of targets
   for (std::size_t state = 0; state < automaton.states.size(); ++state) {
     const int from = static_cast<int>(state);
     if (automaton.states[state].accepting) accepting.push_back(from);
     by_target.clear();
+    places.clear();
     for (const CharAutomaton::Edge& edge : automaton.states[state].edges) {
-      const auto known = std::ranges::find(by_target, edge.target, &std::pair<int, CharSet>::first);
-      const CharSet set = {{edge.first, edge.last}};
-      if (known == by_target.end()) {
-        by_target.emplace_back(edge.target, set);
-      } else {
-        known->second.add(set);
-      }
+      const auto [place, added] = places.try_emplace(edge.target, by_target.size());
+      if (added) by_target.emplace_back(edge.target, std::vector<CharRange>());
+      by_target[place->second].second.push_back({edge.first, edge.last});
     }
-    for (const auto& [to, set] : by_target) {
+    for (auto& [to, ranges] : by_target) {
+      const CharSet set(std::move(ranges));
       const CharSet plain = set.minus(escaped);
       if (!plain.empty()) edges.push_back({from, to, chars(plain), false});
       const CharSet special = set.intersect(escaped);

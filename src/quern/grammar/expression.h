@@ -46,6 +46,7 @@ struct Expr {
   int num_states = 0;            // kNetwork: 0 is the start
   std::vector<Edge> edges{};     // kNetwork
   std::vector<int> accepting{};  // kNetwork
+  int depth = 1;                 // of the expressions in it; a called rule is not in it
 };
 
 struct Rule {
@@ -84,6 +85,7 @@ class GrammarBuilder {
 
  private:
   ExprId add(Expr expr);
+  int depth_of(ExprId id) const { return expr(id).depth; }
 
   std::deque<Expr> exprs_;  // ids stay valid, and so do references
   std::deque<Rule> rules_;

@@ -191,7 +191,8 @@ ExprId JsonGrammar::object(SchemaReader& reader, const ObjectShape& shape) {
   }
   std::int64_t highest = shape.max ? *shape.max : std::max<std::int64_t>(shape.min, 1);
   if (shape.max && shape.more.empty()) highest = std::min(highest, members);
-  if ((members + 1) * (highest + 1) > kMaxObjectStates) {
+  // The first comparison keeps the product from running over.
+  if (highest > kMaxObjectStates || (members + 1) * (highest + 1) > kMaxObjectStates) {
     throw Error("json schema: 'minProperties' or 'maxProperties' {} is too large", highest);
   }
   const auto width = static_cast<int>(highest) + 1;

@@ -1,4 +1,4 @@
-// See number_text.h. Comparisons are written as regular expressions over digits.
+// See number_text.h.
 #include "quern/grammar/number_text.h"
 
 #include <fmt/format.h>
@@ -54,53 +54,65 @@ Decimal decimal_of(double value) {
   return result;
 }
 
-std::string digit_range(char first, char last) {
-  return first == last ? std::string(1, first) : fmt::format("[{}-{}]", first, last);
-}
-
-// Texts of as many digits as `low`, at least that.
-std::string digits_from(std::string_view low) {
-  if (low.empty()) return "";
-  std::string result = fmt::format("(?:{}{}", low.front(), digits_from(low.substr(1)));
-  if (low.front() < '9') {
-    result += fmt::format("|{}[0-9]{{{}}}", digit_range(static_cast<char>(low.front() + 1), '9'),
-                          low.size() - 1);
-  }
-  return result + ")";
-}
-
-std::string digits_to(std::string_view high) {
-  if (high.empty()) return "";
-  std::string result = fmt::format("(?:{}{}", high.front(), digits_to(high.substr(1)));
-  if (high.front() > '0') {
-    result += fmt::format("|{}[0-9]{{{}}}", digit_range('0', static_cast<char>(high.front() - 1)),
-                          high.size() - 1);
-  }
-  return result + ")";
-}
-
 const char* const kNatural = "(?:0|[1-9][0-9]*)";
 
-// Natural numbers without leading zeros, at least / at most this one.
-CharAutomaton natural_from(const std::string& low) {
-  return intersect(whole(kNatural),
-                   whole(fmt::format("(?:{}|[0-9]{{{},}})", digits_from(low), low.size() + 1)));
-}
-CharAutomaton natural_to(const std::string& high) {
-  std::string shorter = high.size() > 1 ? fmt::format("|[0-9]{{1,{}}}", high.size() - 1) : "";
-  return intersect(whole(kNatural), whole(fmt::format("(?:{}{})", digits_to(high), shorter)));
+// Edges by how a digit compares with that of the bound.
+void add_digits(CharAutomaton::State& state, char bound, int less, int equal, int greater) {
+  const auto c = static_cast<char32_t>(bound);
+  if (bound > '0') state.edges.push_back({'0', c - 1, less});
+  state.edges.push_back({c, c, equal});
+  if (bound < '9') state.edges.push_back({c + 1, '9', greater});
 }
 
-// ".ddd" or nothing, at least 0.`fraction`.
-std::string fraction_from(std::string_view fraction) {
-  if (fraction.empty()) return "(?:\\.[0-9]+)?";
-  std::string result = "(?:";
-  for (std::size_t i = 0; i < fraction.size(); ++i) {
-    if (fraction[i] == '9') continue;
-    result += fmt::format("{}{}[0-9]*|", fraction.substr(0, i),
-                          digit_range(static_cast<char>(fraction[i] + 1), '9'));
+// Natural numbers without leading zeros, at least / at most the bound. A bound may have hundreds of
+// digits: states say how the digits so far compare with it.
+CharAutomaton natural_bounded(const std::string& bound, bool at_least) {
+  enum Order { kLess, kEqual, kGreater };
+  const std::size_t n = bound.size();
+  const auto state_of = [](std::size_t digits, Order order) {
+    return static_cast<int>(digits == 0 ? 0 : 3 * digits - 2 + order);
+  };
+  const auto accepts = [&](std::size_t digits, Order order) {
+    if (digits < n) return digits > 0 && !at_least;
+    return order == kEqual || (order == kGreater) == at_least;
+  };
+  CharAutomaton result;
+  const int longer = state_of(n + 1, kLess);
+  for (std::size_t digits = 0; digits <= n; ++digits) {
+    for (const Order order : {kLess, kEqual, kGreater}) {
+      if (digits == 0 && order != kEqual) continue;
+      auto& state = result.states.emplace_back();
+      state.accepting = accepts(digits, order);
+      if (digits == n) {
+        state.edges.push_back({'0', '9', longer});
+      } else if (order == kEqual) {
+        add_digits(state, bound[digits], state_of(digits + 1, kLess), state_of(digits + 1, kEqual),
+                   state_of(digits + 1, kGreater));
+      } else {
+        state.edges.push_back({'0', '9', state_of(digits + 1, order)});
+      }
+    }
   }
-  return "(?:\\." + result + std::string(fraction) + "[0-9]*))";
+  result.states.push_back({{{'0', '9', longer}}, at_least});
+  return intersect(whole(kNatural), result);
+}
+CharAutomaton natural_from(const std::string& low) { return natural_bounded(low, true); }
+CharAutomaton natural_to(const std::string& high) { return natural_bounded(high, false); }
+
+// ".ddd" or nothing, at least 0.`fraction`.
+CharAutomaton fraction_from(const std::string& fraction) {
+  if (fraction.empty()) return whole("(?:\\.[0-9]+)?");
+  // 0 in front of the point, 1 + i: i digits were equal, then: larger.
+  CharAutomaton result;
+  const int larger = static_cast<int>(fraction.size()) + 1;
+  result.states.push_back({{{'.', '.', 1}}, false});
+  for (std::size_t i = 0; i < fraction.size(); ++i) {
+    auto& state = result.states.emplace_back();
+    add_digits(state, fraction[i], -1, static_cast<int>(i) + 2, larger);
+    std::erase_if(state.edges, [](const auto& edge) { return edge.target < 0; });
+  }
+  result.states.push_back({{{'0', '9', larger}}, true});
+  return result;
 }
 
 CharAutomaton joined(const CharAutomaton& a, const CharAutomaton& b) {  // a or b
@@ -140,7 +152,7 @@ CharAutomaton after(const std::string& prefix, const CharAutomaton& rest) {
 
 // Natural part and fraction: magnitude at least / at most the decimal.
 CharAutomaton magnitude_from(const Decimal& low, bool exclusive) {
-  const std::string equal = low.integer + fraction_from(low.fraction);
+  const CharAutomaton equal = after(low.integer, fraction_from(low.fraction));
   const CharAutomaton larger = minus(natural_from(low.integer), one_of({low.integer}));
   // Behind a larger natural part any fraction may follow.
   CharNfa nfa;
@@ -164,7 +176,7 @@ CharAutomaton magnitude_from(const Decimal& low, bool exclusive) {
   }
   CharAutomaton with_fraction = determinize(nfa);
   nfa.accept = end;
-  CharAutomaton result = joined(joined(with_fraction, determinize(nfa)), whole(equal));
+  CharAutomaton result = joined(joined(with_fraction, determinize(nfa)), equal);
   if (!exclusive) return result;
   const std::string same = low.fraction.empty() ? "(?:\\.0+)?" : "\\." + low.fraction + "0*";
   return minus(result, whole(low.integer + same));

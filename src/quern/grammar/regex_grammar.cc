@@ -67,7 +67,6 @@ CharSet property_set(const std::string& property) {
     return text;
   }();
   Regex::Matcher matcher(regex);
-  CharSet set;
   std::vector<CharRange> ranges;
   const auto char_before = [&](std::size_t end) {
     std::size_t begin = end - 1;
@@ -81,7 +80,7 @@ CharSet property_set(const std::string& property) {
     ranges.push_back({first, char_before(match->end)});
     from = match->end;
   }
-  for (const CharRange& range : ranges) set.add(range.first, range.last);
+  const CharSet set(std::move(ranges));
   constexpr std::size_t kMaxKnown = 64;
   if (known.size() < kMaxKnown) known.emplace(property, set);
   return set;
@@ -251,7 +250,10 @@ class Parser {
 
   CharSet char_class() {
     const bool negated = take("^");
-    CharSet set;
+    std::vector<CharRange> ranges;
+    const auto add = [&](const CharSet& item) {
+      ranges.insert(ranges.end(), item.ranges().begin(), item.ranges().end());
+    };
     bool first = true;
     while (!(looking_at("]") && !first)) {
       if (at_end()) invalid("a character class has no end");
@@ -259,23 +261,24 @@ class Parser {
       if (first && looking_at("]")) break;  // ECMA: an empty class
       first = false;
       std::optional<char32_t> single;
-      CharSet low = class_item(single);
+      const CharSet low = class_item(single);
       if (single && looking_at("-") && !rest().substr(1).starts_with("]") && rest().size() > 1) {
         take("-");
         std::optional<char32_t> end;
         const CharSet high = class_item(end);
         if (end) {
           if (*end < *single) invalid("a range of a character class is out of order");
-          set.add(*single, *end);
+          ranges.push_back({*single, *end});
           continue;
         }
         // [a-\d] is three items
-        set.add('-', '-');
-        set.add(high);
+        ranges.push_back({'-', '-'});
+        add(high);
       }
-      set.add(low);
+      add(low);
     }
     take("]");
+    const CharSet set(std::move(ranges));
     return negated ? set.complement() : set;
   }
 

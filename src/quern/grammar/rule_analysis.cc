@@ -10,6 +10,7 @@ namespace quern::grammar {
 namespace {
 
 constexpr std::size_t kInlineStates = 400;  // larger rules that are used twice are called
+constexpr int kInlineDepth = 200;           // deeper rules are called: add() recurses over them
 constexpr std::size_t kHuge = std::size_t{1} << 40;
 
 std::size_t index(ExprId id) { return static_cast<std::size_t>(id); }
@@ -45,10 +46,11 @@ RuleAnalysis::RuleAnalysis(const GrammarBuilder& builder, CompileClock& clock)
   }
   find_recursion();
   find_nullable();
-  sizes_.assign(n, 0);
+  find_sizes();
 }
 
-// Tarjan's components, iterative: a rule is recursive when it can reach itself.
+// Tarjan's components, iterative: a rule is recursive when it can reach itself. A component is
+// complete after those that it calls.
 void RuleAnalysis::find_recursion() {
   const std::size_t n = callees_.size();
   recursive_.assign(n, false);
@@ -88,6 +90,7 @@ void RuleAnalysis::find_recursion() {
         member = stack.back();
         stack.pop_back();
         on_stack[index(member)] = false;
+        callees_first_.push_back(member);
         if (!alone) recursive_[index(member)] = true;
       }
     }
@@ -99,10 +102,10 @@ void RuleAnalysis::find_nullable() {
   for (bool changed = true; changed;) {
     changed = false;
     std::vector<signed char> memo(builder_.num_exprs(), -1);
-    for (std::size_t rule = 0; rule < nullable_.size(); ++rule) {
-      if (nullable_[rule]) continue;
+    for (const int rule : callees_first_) {
+      if (nullable_[index(rule)]) continue;
       if (is_nullable(builder_.rule(static_cast<RuleId>(rule)).body, memo)) {
-        nullable_[rule] = changed = true;
+        nullable_[index(rule)] = changed = true;
       }
     }
   }
@@ -158,12 +161,30 @@ bool RuleAnalysis::network_nullable(const Expr& expr, std::vector<signed char>& 
   return std::ranges::any_of(expr.accepting, [&](int state) { return reached[index(state)]; });
 }
 
+// Rules that a rule calls come first, so that size_of() meets only known ones.
+void RuleAnalysis::find_sizes() {
+  sizes_.assign(callees_.size(), 0);
+  depths_.assign(callees_.size(), 0);
+  for (const int rule : callees_first_) {
+    if (recursive_[index(rule)]) continue;
+    const ExprId body = builder_.rule(static_cast<RuleId>(rule)).body;
+    sizes_[index(rule)] = size_of(body);
+    depths_[index(rule)] = expr_sizes_[index(body)].depth;
+  }
+}
+
 std::size_t RuleAnalysis::size_of(ExprId id) {
-  if (expr_sizes_.size() < builder_.num_exprs()) expr_sizes_.resize(builder_.num_exprs(), 0);
-  if (expr_sizes_[index(id)] > 0) return expr_sizes_[index(id)];
+  if (expr_sizes_.size() < builder_.num_exprs()) expr_sizes_.resize(builder_.num_exprs());
+  if (expr_sizes_[index(id)].states > 0) return expr_sizes_[index(id)].states;
   clock_.tick();
   const Expr& expr = builder_.expr(id);
   std::size_t size = 1;
+  int depth = 0;
+  const auto part_size = [&](ExprId part) {
+    const std::size_t states = size_of(part);
+    depth = std::max(depth, expr_sizes_[index(part)].depth);
+    return states;
+  };
   switch (expr.kind) {
     case Expr::Kind::kLiteral:
       size = expr.literal.size();
@@ -172,34 +193,29 @@ std::size_t RuleAnalysis::size_of(ExprId id) {
       size = expr.chars.ranges().back().last < 0x80 ? 1 : 8;
       break;
     case Expr::Kind::kRepeat: {
-      const std::size_t part = size_of(expr.parts.front());
+      const std::size_t part = part_size(expr.parts.front());
       const auto times = static_cast<std::size_t>(std::max({expr.min, expr.max, std::int64_t{1}}));
       size = part * times > kUnrolledStates ? times : part * times;
       break;
     }
     case Expr::Kind::kRule:
-      size = is_inlined(static_cast<int>(expr.rule)) ? size_of(builder_.rule(expr.rule).body) : 1;
+      if (!is_inlined(static_cast<int>(expr.rule))) break;
+      size = sizes_[index(expr.rule)];
+      depth = depths_[index(expr.rule)];
       break;
     default:
       size += index(expr.num_states);
-      for (const ExprId part : expr.parts) size += size_of(part);
-      for (const Expr::Edge& edge : expr.edges) size += edge.epsilon ? 0 : size_of(edge.label);
+      for (const ExprId part : expr.parts) size += part_size(part);
+      for (const Expr::Edge& edge : expr.edges) size += edge.epsilon ? 0 : part_size(edge.label);
       break;
   }
-  return expr_sizes_[index(id)] = std::min(size, kHuge);
+  expr_sizes_[index(id)] = {std::min(size, kHuge), depth + 1};
+  return expr_sizes_[index(id)].states;
 }
 
-// Recursion of the program ends: only rules that do not recurse are looked into, to a depth.
-bool RuleAnalysis::is_inlined(int rule) {
-  if (recursive_[index(rule)]) return false;
-  std::size_t& size = sizes_[index(rule)];
-  if (size == 0) {
-    constexpr int kMaxDepth = 64;
-    ++inline_depth_;
-    size =
-        inline_depth_ > kMaxDepth ? kHuge : size_of(builder_.rule(static_cast<RuleId>(rule)).body);
-    --inline_depth_;
-  }
+bool RuleAnalysis::is_inlined(int rule) const {
+  if (recursive_[index(rule)] || depths_[index(rule)] > kInlineDepth) return false;
+  const std::size_t size = sizes_[index(rule)];
   return size <= kInlineStates || (uses_[index(rule)] == 1 && size <= kUnrolledStates);
 }
 

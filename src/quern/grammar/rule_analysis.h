@@ -37,11 +37,12 @@ class RuleAnalysis {
   // States of the expression with all inlined rules, saturating.
   std::size_t size_of(ExprId id);
   // Whether calls of the rule become its body.
-  bool is_inlined(int rule);
+  bool is_inlined(int rule) const;
 
  private:
   void find_recursion();
   void find_nullable();
+  void find_sizes();
   bool is_nullable(ExprId id, std::vector<signed char>& memo);
   bool network_nullable(const Expr& expr, std::vector<signed char>& memo);
 
@@ -51,10 +52,15 @@ class RuleAnalysis {
   std::vector<int> uses_;
   std::vector<std::vector<int>> callees_;
   std::vector<bool> recursive_, nullable_;
-  std::vector<std::size_t> sizes_;
+  std::vector<std::size_t> sizes_;  // of rules that do not recurse
+  std::vector<int> depths_;         // the same: levels of expressions with all inlined rules
+  std::vector<int> callees_first_;  // all rules
   // By expression.
-  std::vector<std::size_t> expr_sizes_;
-  int inline_depth_ = 0;
+  struct Size {
+    std::size_t states = 0;  // 0: not known yet
+    int depth = 0;
+  };
+  std::vector<Size> expr_sizes_;
 };
 
 }  // namespace quern::grammar

@@ -104,7 +104,11 @@ std::vector<Conjunction> SchemaReader::alternatives(const Conjunction& entries) 
 
 // A text that two branches match would be wrong: they must exclude each other.
 void SchemaReader::check_one_of(const Union& choice, const Conjunction& base) {
-  if (!checked_.emplace(choice.branches, true).second) return;
+  // What stands around the branches decides too: elsewhere they may overlap.
+  if (!checked_one_ofs_.emplace(choice.branches, base).second) return;
+  constexpr int kMaxNested = 64;  // checking looks into the branches
+  if (one_of_depth_ >= kMaxNested) fail(*choice.owner, "'oneOf' is nested too deeply");
+  ++one_of_depth_;
   for (std::size_t a = 0; a < choice.branches->size(); ++a) {
     for (std::size_t b = a + 1; b < choice.branches->size(); ++b) {
       Conjunction left = base;
@@ -119,6 +123,7 @@ void SchemaReader::check_one_of(const Union& choice, const Conjunction& base) {
                        a, b));
     }
   }
+  --one_of_depth_;
 }
 
 bool SchemaReader::disjoint(const Conjunction& a, const Conjunction& b, int depth) {

@@ -7,8 +7,10 @@
 #include <chrono>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -108,6 +110,9 @@ class SchemaReader {
     std::string_view keyword;
   };
 
+  // Of an object, by name: the object itself is searched from its start.
+  using Members = std::unordered_map<std::string_view, const Json*>;
+
   [[noreturn]] void fail(const Json& schema, std::string_view what) const;
   std::string path_of(const Json& schema) const;
   void index_names(const Json& value);
@@ -119,7 +124,8 @@ class SchemaReader {
   bool disjoint(const Conjunction& a, const Conjunction& b, int depth);
   bool disjoint_flat(const Conjunction& a, const Conjunction& b, int depth);
   bool disjoint_objects(const Conjunction& a, const Conjunction& b, int depth);
-  Conjunction value_of(const Conjunction& entries, const std::string& name);
+  Conjunction value_of(const Conjunction& entries, const std::vector<Members>& properties,
+                       const std::string& name);
   const CharAutomaton& pattern(const Json& schema, const std::string& regex);
   void add_keys(const Conjunction& entries, const std::vector<std::string>& declared,
                 ObjectShape& shape);
@@ -132,6 +138,8 @@ class SchemaReader {
   const std::chrono::steady_clock::time_point deadline_;
   std::map<std::string, const Json*, std::less<>> named_;  // $id and #$anchor
   std::map<const Json*, bool> checked_;
+  std::set<std::pair<const Json*, Conjunction>> checked_one_ofs_;  // branches, what is around them
+  int one_of_depth_ = 0;
   std::map<std::string, CharAutomaton, std::less<>> patterns_;
 };
 

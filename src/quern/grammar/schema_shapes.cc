@@ -75,6 +75,7 @@ std::optional<std::vector<Json>> SchemaReader::values(const Conjunction& entries
 
 const CharAutomaton& SchemaReader::pattern(const Json& schema, const std::string& regex) {
   if (const auto known = patterns_.find(regex); known != patterns_.end()) return known->second;
+  tick();
   try {
     return patterns_.emplace(regex, regex_automaton(regex, RegexMatch::kSearch)).first->second;
   } catch (const Error& error) {
@@ -109,6 +110,7 @@ CharAutomaton SchemaReader::text(const Conjunction& entries) {
   }
   CharAutomaton result = text_of_length(min, max);
   for (const SchemaEntry& entry : entries) {
+    tick();
     if (const Json* regex = schema_member(*entry.schema, "pattern")) {
       result = intersect(result, pattern(*entry.schema, regex->get<std::string>()));
     }
@@ -154,19 +156,22 @@ NumberBounds SchemaReader::numbers(const Conjunction& entries) const {
   return bounds;
 }
 
-Conjunction SchemaReader::value_of(const Conjunction& entries, const std::string& name) {
+// `properties`: those that each entry declares.
+Conjunction SchemaReader::value_of(const Conjunction& entries,
+                                   const std::vector<Members>& properties,
+                                   const std::string& name) {
+  tick();
   Conjunction value;
-  for (const SchemaEntry& entry : entries) {
-    const Json& schema = *entry.schema;
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    const Json& schema = *entries[i].schema;
     bool declared = false;
-    if (const Json* properties = schema_member(schema, "properties")) {
-      if (const Json* property = schema_member(*properties, name)) {
-        value.push_back({property, false});
-        declared = true;
-      }
+    if (const auto property = properties[i].find(name); property != properties[i].end()) {
+      value.push_back({property->second, false});
+      declared = true;
     }
     if (const Json* patterns = schema_member(schema, "patternProperties")) {
       for (const auto& [regex, property] : patterns->items()) {
+        tick();
         if (!pattern(schema, regex).accepts(name)) continue;
         value.push_back({&property, false});
         declared = true;
@@ -180,11 +185,14 @@ Conjunction SchemaReader::value_of(const Conjunction& entries, const std::string
 
 ObjectShape SchemaReader::object(const Conjunction& entries) {
   ObjectShape shape;
+  std::vector<Members> declared;
   std::vector<std::string> names, required;
   std::map<std::string, bool> known, needed;
   for (const SchemaEntry& entry : entries) {
+    Members& members = declared.emplace_back();
     if (const Json* properties = schema_member(*entry.schema, "properties")) {
-      for (const auto& [name, unused] : properties->items()) {
+      for (const auto& [name, value] : properties->items()) {
+        members.emplace(name, &value);
         if (known.emplace(name, true).second) names.push_back(name);
       }
     }
@@ -205,7 +213,7 @@ ObjectShape SchemaReader::object(const Conjunction& entries) {
     if (known.emplace(name, true).second) names.push_back(name);
   }
   for (const std::string& name : names) {
-    shape.properties.push_back({name, value_of(entries, name), needed.contains(name)});
+    shape.properties.push_back({name, value_of(entries, declared, name), needed.contains(name)});
   }
   add_keys(entries, names, shape);
   return shape;

@@ -10,12 +10,14 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "quern/base/error.h"
 #include "quern/grammar/json_grammar.h"
 #include "quern/grammar/regex_grammar.h"
 #include "quern/grammar/schema_reader.h"
+#include "quern/grammar/structured_output.h"
 #include "quern/text/tool_parser.h"
 #include "quern/text/tool_parser_convert.h"
 
@@ -266,33 +268,67 @@ ExprId call(const Json& function, GrammarBuilder& builder) {
 }
 
 // Copies a schema; a reference into it is replaced by what it names unless that is being copied.
+// `budget` is charged before anything is copied: a few references can name the same large text.
 class Resolver {
  public:
-  explicit Resolver(const Json& root) : root_(root) {}
+  Resolver(const Json& root, std::size_t& budget) : root_(root), budget_(budget) {}
 
   Json copy(const Json& value) {
-    constexpr std::size_t kMaxValues = 50000;
-    if (++copied_ > kMaxValues) throw Error("too large");
-    if (const Json* target = target_of(value)) {
-      if (std::ranges::find(open_, target) != open_.end()) return value;
-      open_.push_back(target);
-      Json result = copy(*target);
-      open_.pop_back();
-      for (const auto& [key, sibling] : value.items()) {
-        if (key != "$ref" && result.is_object() && !result.contains(key))
-          result[key] = copy(sibling);
-      }
-      return result;
-    }
-    Json result = value;
-    if (value.is_structured()) {
-      auto to = result.begin();
-      for (const Json& child : value) *to++ = copy(child);
-    }
+    charge(value.is_string() ? value.get_ref<const std::string&>().size() : 0);
+    if (depth_ >= kMaxDepth) throw Error("nested too deeply");
+    ++depth_;
+    Json result = copy_inside(value);
+    --depth_;
     return result;
   }
 
  private:
+  static constexpr std::size_t kMaxOpen = 64;    // references within references
+  static constexpr std::size_t kMaxDepth = 512;  // of the copy
+  static constexpr std::size_t kValueBytes = 8;  // beside its text
+
+  void charge(std::size_t text_bytes) {
+    if (budget_ < text_bytes + kValueBytes) throw Error("too large");
+    budget_ -= text_bytes + kValueBytes;
+  }
+
+  Json copy_inside(const Json& value) {
+    if (const Json* target = target_of(value)) return copy_target(value, *target);
+    if (value.is_array()) {
+      Json result = Json::array();
+      for (const Json& child : value) result.push_back(copy(child));
+      return result;
+    }
+    if (!value.is_object()) return value;
+    Json result = Json::object();
+    for (const auto& [key, child] : value.items()) add(result, key, copy(child));
+    return result;
+  }
+
+  Json copy_target(const Json& reference, const Json& target) {
+    if (std::ranges::find(open_, &target) != open_.end()) {
+      charge(reference.dump().size());
+      return reference;
+    }
+    if (open_.size() >= kMaxOpen) throw Error("too many references within references");
+    open_.push_back(&target);
+    Json result = copy(target);
+    open_.pop_back();
+    if (reference.size() == 1 || !result.is_object()) return result;
+    std::set<std::string> present;
+    for (const auto& [key, unused] : result.items()) present.insert(key);
+    for (const auto& [key, sibling] : reference.items()) {
+      if (key != "$ref" && present.insert(key).second) add(result, key, copy(sibling));
+    }
+    return result;
+  }
+
+  // Of a key that is not there yet: a look-up would take time by the number of members.
+  void add(Json& object, const std::string& key, Json value) {
+    charge(key.size());
+    object.get_ref<Json::object_t&>().emplace_back(key, std::move(value));
+  }
+
   const Json* target_of(const Json& value) const {
     const Json* reference = schema_member(value, "$ref");
     if (reference == nullptr || !reference->is_string()) return nullptr;
@@ -307,8 +343,9 @@ class Resolver {
   }
 
   const Json& root_;
+  std::size_t& budget_;
   std::vector<const Json*> open_;
-  std::size_t copied_ = 0;
+  std::size_t depth_ = 0;
 };
 
 }  // namespace
@@ -316,12 +353,13 @@ class Resolver {
 Json with_references_resolved(const Json& tools) {
   Json result = tools;
   if (!tools.is_array()) return result;
+  std::size_t budget = kMaxStructuredOutputBytes;  // of all tools together
   for (Json& tool : result) {
     const Json* function = schema_member(tool, "function");
     const Json* parameters = function == nullptr ? nullptr : schema_member(*function, "parameters");
     if (parameters == nullptr || !parameters->is_object()) continue;
     try {
-      tool["function"]["parameters"] = Resolver(*parameters).copy(Json(*parameters));
+      tool["function"]["parameters"] = Resolver(*parameters, budget).copy(*parameters);
     } catch (const Error&) {  // stays as it is
     }
   }

@@ -12,8 +12,9 @@ namespace quern::jinja {
 using Kind = Token::Kind;
 
 namespace {
+constexpr int kMaxLinks = 2000;   // operators of an expression; each may take a frame
 constexpr int kMaxNesting = 150;  // of the template's text; each level takes about ten stack frames
-}
+}  // namespace
 
 ExpressionParser::Nest::Nest(ExpressionParser& parser) : parser_(parser) {
   if (++parser_.depth_ > kMaxNesting) {
@@ -72,22 +73,34 @@ void ExpressionParser::expect(Kind kind, std::string_view what) {
   next();
 }
 
+// A chain of operators becomes a tree as deep as the chain is long, and chains stand in chains: all
+// of an outermost expression are counted together.
+void ExpressionParser::add_link() {
+  if (++links_ > kMaxLinks) {
+    throw Error("line {}: more than {} operators in an expression", peek().line, kMaxLinks);
+  }
+}
+
 ExprPtr ExpressionParser::expression(bool with_condition) {
   const Nest nest(*this);
+  if (open_expressions_++ == 0) links_ = 0;
   ExprPtr node = or_expression();
   while (with_condition && at_name("if")) {
+    add_link();
     auto condition = make<ConditionExpr>(next().line);
     condition->then = std::move(node);
     condition->test = or_expression();
     if (take_name("else")) condition->otherwise = expression();
     node = std::move(condition);
   }
+  --open_expressions_;
   return node;
 }
 
 ExprPtr ExpressionParser::or_expression() {
   ExprPtr left = and_expression();
   while (at_name("or")) {
+    add_link();
     auto node = make<LogicExpr>(next().line);
     node->left = std::move(left);
     node->right = and_expression();
@@ -99,6 +112,7 @@ ExprPtr ExpressionParser::or_expression() {
 ExprPtr ExpressionParser::and_expression() {
   ExprPtr left = not_expression();
   while (at_name("and")) {
+    add_link();
     auto node = make<LogicExpr>(next().line);
     node->is_and = true;
     node->left = std::move(left);
@@ -151,6 +165,7 @@ ExprPtr ExpressionParser::arithmetic(ExprPtr (ExpressionParser::*operand)(),
       if (at_operator(op)) found = op;
     }
     if (found.empty()) return left;
+    add_link();
     auto node = make<ArithmeticExpr>(next().line);
     node->op = found;
     node->left = std::move(left);
@@ -167,6 +182,7 @@ ExprPtr ExpressionParser::product() {
 ExprPtr ExpressionParser::power() {
   ExprPtr left = unary();
   while (at_operator("**")) {
+    add_link();
     auto node = make<ArithmeticExpr>(next().line);
     node->op = "**";
     node->left = std::move(left);

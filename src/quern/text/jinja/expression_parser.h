@@ -59,6 +59,7 @@ class ExpressionParser {
   std::vector<std::vector<std::string>> macro_names_;
 
  private:
+  void add_link();
   ExprPtr or_expression();
   ExprPtr and_expression();
   ExprPtr not_expression();
@@ -85,6 +86,8 @@ class ExpressionParser {
   std::vector<Token> tokens_;
   std::size_t at_ = 0;
   int depth_ = 0;
+  int open_expressions_ = 0;
+  int links_ = 0;  // operators since the outermost expression began
 };
 
 }  // namespace quern::jinja
