@@ -13,6 +13,7 @@
 #include "quern/base/json.h"
 #include "quern/server/server.h"
 #include "tests/server/raw_client.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern::server {
 namespace {
@@ -100,6 +101,30 @@ TEST_F(ServerE2e, CallsAToolAndAnswersFromItsResult) {
       user + "," + first["message"].dump() + R"(,{"role":"tool","content":"{\"city\": \"Oslo\", )" +
       R"(\"temperature\": 14, \"condition\": \"snowy\"}"}],)" + tools)["choices"][0];
   EXPECT_EQ(second["message"]["content"], "It is snowy in Oslo with a temperature of 14 degrees.");
+}
+
+// Answers that an evaluation keeps are those of these texts, not of their paths.
+TEST(ChatEngineFingerprint, FollowsTheTextsThatMakeTokens) {
+  const quern::test::TempDirectory directory;
+  std::filesystem::copy(QUERN_SOURCE_DIR "/models/m3-tiny", directory / "model");
+  const auto fingerprint = [&](const std::string& chat_template = "") {
+    ChatEngineOptions options;
+    options.engine.model_dir = directory / "model";
+    options.engine.kv_cache_bytes = 8 << 20;
+    options.chat_template = chat_template;
+    return ChatEngine(options).fingerprint();
+  };
+  const std::string before = fingerprint();
+  EXPECT_EQ(fingerprint(), before);
+  const std::string given = directory / "given.jinja";
+  write_file(given, "{{ messages[0].content }}");
+  const std::string of_given = fingerprint(given);
+  write_file(given, "{{ messages[0].content }}!");
+  EXPECT_NE(fingerprint(given), of_given);
+  EXPECT_NO_THROW(fingerprint("{{ messages[0].content }}" + std::string(9000, ' ')));
+  const auto file = directory / "model/chat_template.jinja";
+  write_file(file, read_file(file, 1 << 20) + "!");
+  EXPECT_NE(fingerprint(), before);
 }
 
 // The server ends while a request waits for its answer: the handler goes, then what it used.

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "quern/grammar/compile_time.h"
 #include "quern/grammar/expression.h"
 
 namespace quern::grammar {
@@ -18,7 +19,7 @@ namespace quern::grammar {
 struct CompileLimits {
   std::size_t max_states = 200'000;
   std::size_t max_table_bytes = std::size_t{48} << 20;
-  std::chrono::milliseconds time{3000};
+  std::chrono::milliseconds time = kCompileTime;
 };
 
 // Immutable after compilation.

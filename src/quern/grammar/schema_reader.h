@@ -16,6 +16,7 @@
 
 #include "quern/base/json.h"
 #include "quern/grammar/char_automaton.h"
+#include "quern/grammar/compile_time.h"
 #include "quern/grammar/number_text.h"
 
 namespace quern::grammar {
@@ -37,7 +38,7 @@ struct SchemaOptions {
   // (xgrammar's strict mode), and a schema without a type is of the type that its keywords speak
   // of. False: as the standard has it.
   bool closed = true;
-  std::chrono::milliseconds time{3000};
+  std::chrono::milliseconds time = kCompileTime;
 };
 
 // Schemas that hold together. `own` of an entry: its references and combinations are already

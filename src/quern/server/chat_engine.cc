@@ -22,14 +22,18 @@ constexpr const char* kVideoPlaceholder = "]<]video[>[";
 constexpr const char* kImageStart = "]<]start of image[>[";
 constexpr const char* kImageEnd = "]<]end of image[>[";
 
+std::filesystem::path tokenizer_dir(const ChatEngineOptions& options) {
+  return options.engine.tokenizer_dir.empty() ? options.engine.model_dir
+                                              : options.engine.tokenizer_dir;
+}
+
 // vLLM: text with a template's braces or a line break is a template, everything else a path.
 ChatTemplate load_template(const ChatEngineOptions& options) {
   const std::string& given = options.chat_template;
-  const std::filesystem::path& dir = options.engine.tokenizer_dir.empty()
-                                         ? options.engine.model_dir
-                                         : options.engine.tokenizer_dir;
+  const std::filesystem::path dir = tokenizer_dir(options);
   if (given.empty()) return ChatTemplate::load(dir);
-  if (std::filesystem::exists(given)) {
+  std::error_code no_path;  // a text may be too long for one
+  if (std::filesystem::exists(given, no_path)) {
     return ChatTemplate::parse(read_file(given, kMaxTemplateBytes), given,
                                ChatTemplate::token_variables(dir));
   }
@@ -133,6 +137,21 @@ std::shared_ptr<const ImageInputs> image_inputs(const ChatEngineOptions& options
   return std::make_shared<const ImageInputs>(std::move(images));
 }
 
+// What turns messages into tokens: the texts themselves, as a path stays when its file changes.
+std::string text_hash(const ChatEngineOptions& options) {
+  constexpr std::size_t kMaxTokenizerBytes = std::size_t{1} << 30;
+  const std::filesystem::path dir = tokenizer_dir(options);
+  std::string hashes;
+  for (const std::filesystem::path& path :
+       {dir / "tokenizer.json", dir / "tokenizer_config.json", dir / "special_tokens_map.json",
+        dir / "chat_template.jinja", std::filesystem::path(options.chat_template)}) {
+    std::error_code no_path;  // a template's text may be too long for one
+    const bool is_file = std::filesystem::is_regular_file(path, no_path);
+    hashes += (is_file ? hash_text(read_file(path, kMaxTokenizerBytes)) : "-") + " ";
+  }
+  return hashes;
+}
+
 // Everything besides a request that can change an answer. Batch sizes, threads and caches do not.
 std::string fingerprint_of(const ChatEngineOptions& options, const engine::Engine& engine,
                            const ChatServiceOptions& chat) {
@@ -140,14 +159,13 @@ std::string fingerprint_of(const ChatEngineOptions& options, const engine::Engin
   const auto text = [](const auto& value) { return value ? fmt::format("{}", *value) : "-"; };
   return hash_text(fmt::format(
       "{}|moe={}|template={}|kwargs={}|reasoning={}|tools={}|stop_in_reasoning={}|len={}|"
-      "{} {} {} {} {} {}|seed={}|images={}|overrides={}|tokenizer={}|format={}",
+      "{} {} {} {} {} {}|seed={}|images={}|overrides={}|texts={}|format={}",
       engine.checkpoint().content_hash(), static_cast<int>(options.engine.moe_backend),
       options.chat_template, chat.default_chat_template_kwargs.dump(), chat.parse_reasoning,
       chat.parse_tools, chat.stop_in_reasoning, chat.max_model_len, text(defaults.temperature),
       text(defaults.top_p), text(defaults.top_k), text(defaults.min_p),
       text(defaults.repetition_penalty), text(defaults.max_new_tokens), options.engine.seed,
-      image_text(engine.image_config()), options.engine.hf_overrides.dump(),
-      options.engine.tokenizer_dir.string(),
+      image_text(engine.image_config()), options.engine.hf_overrides.dump(), text_hash(options),
       chat.content_format ? static_cast<int>(*chat.content_format) : -1));
 }
 

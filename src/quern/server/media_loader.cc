@@ -31,6 +31,7 @@ namespace {
 namespace asio = boost::asio;
 
 constexpr std::size_t kBlockingThreads = 4;
+constexpr std::chrono::milliseconds kWakeInterval{20};
 
 MediaHttpOptions http_options(const MediaOptions& options) {
   return {.allowed_domains = options.allowed_media_domains,
@@ -86,13 +87,24 @@ struct MediaLoader::Runtime {
 
   // The workers find the error when what they wait for has ended.
   void cancel(const std::weak_ptr<Batch>& weak) {
-    asio::post(context, [weak] {
+    asio::post(context, [this, weak] {
       const auto batch = weak.lock();
       if (batch == nullptr) return;
       if (!batch->error)
         batch->error = std::make_exception_ptr(ApiError(499, "The client is gone."));
-      for (asio::cancellation_signal& signal : batch->signals)
-        signal.emit(asio::cancellation_type::terminal);
+      wake(batch);
+    });
+  }
+
+  // A signal is lost on an operation of several steps when one of them has just ended: Beast's then
+  // begins the next. So it is sent until the workers have ended.
+  void wake(const std::shared_ptr<Batch>& batch) {
+    if (batch->workers == 0) return;
+    for (asio::cancellation_signal& signal : batch->signals)
+      signal.emit(asio::cancellation_type::terminal);
+    const auto again = std::make_shared<asio::steady_timer>(context, kWakeInterval);
+    again->async_wait([this, batch, again](boost::system::error_code error) {
+      if (!error) wake(batch);
     });
   }
 
