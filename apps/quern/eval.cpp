@@ -11,6 +11,7 @@
 #include "command.h"
 #include "divergence.h"
 #include "in_process_backend.h"
+#include "parallel.h"
 #include "quern/base/env.h"
 #include "quern/base/error.h"
 #include "quern/base/file.h"
@@ -470,6 +471,8 @@ void add_eval(CLI::App& app) {
       command->divergence.output_path = command->output_path;
       if (command->limit) command->divergence.text.limit = limited_rows(command->limit, SIZE_MAX);
       run_divergence(command->divergence);
+    } else if (in_process(*command) && launched_rank().rank > 0) {
+      throw CLI::RuntimeError(serve_rank_zero());  // rank 0 evaluates
     } else {
       run_eval(*command);
     }

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "quern/base/env.h"
+#include "quern/engine/rank_worker.h"
 
 namespace quern::cli {
 
@@ -18,12 +19,13 @@ bool joins_rank_zero(const std::vector<std::string>& words) {
   static constexpr std::string_view kWithModel[] = {"serve", "chat", "generate"};
   const bool with_model = std::find(std::begin(kWithModel), std::end(kWithModel), words.front()) !=
                           std::end(kWithModel);
-  // An evaluation may have its model in this process.
-  const bool evaluates =
-      words.front() == "eval" && std::ranges::any_of(words, [](const std::string& word) {
-        return word.find("tensor_parallel_size=") != std::string::npos;
-      });
-  return (with_model || evaluates) && launched_rank().rank > 0;
+  return with_model && launched_rank().rank > 0;
+}
+
+int serve_rank_zero() {
+  const Rank place = launched_rank();
+  return engine::run_rank({place.rank, place.world_size}, {},
+                          engine::ParallelOptions().timeout_seconds);
 }
 
 }  // namespace quern::cli

@@ -14,7 +14,11 @@ namespace quern::cli {
 Rank launched_rank();
 
 // Whether the command line, typed under mpirun or srun, makes this process a rank that serves rank
-// 0's command: `words` without the program's name.
+// 0's command: `words` without the program's name. Not of `eval`, which knows where its model is
+// only when its options (and --config) are read.
 bool joins_rank_zero(const std::vector<std::string>& words);
+
+// Serves rank 0's command to its end; the exit status.
+int serve_rank_zero();
 
 }  // namespace quern::cli

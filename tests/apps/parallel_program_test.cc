@@ -31,6 +31,32 @@ TEST_F(Parallel, GenerateGivesTheSameAnswer) {
   EXPECT_EQ(result.output, "a red circle\na red circle\na red circle\n");
 }
 
+// One evaluation with the model in two processes, however --model is spelled, and no two of it.
+TEST_F(Parallel, EvaluationUnderMpirunIsOne) {
+  const CommandResult result = shell(
+      "D=$(mktemp -d); echo 'model: quern' >$D/options.yaml; "
+      "MPI='mpirun --allow-run-as-root --oversubscribe --bind-to none -n 2'; "
+      "E=\"eval --model_args pretrained=$ROOT/models/m3-tiny,max_gen_toks=4,threads=1 --tasks "
+      "arith "
+      "--num_fewshot 0 --limit 1 --apply_chat_template\"; "
+      "for M in --model=quern \"-M quern\" \"--config $D/options.yaml\"; do "
+      "$MPI $QUERN $E $M >$D/out 2>&1; echo \"status $? tables $(grep -c '^|arith' $D/out)\"; "
+      "grep -i 'starting' $D/out; done; rm -r $D");
+  std::size_t at = 0;
+  for (int i = 0; i < 3; ++i, ++at) {
+    at = result.output.find("status 0 tables 1\n", at);
+    ASSERT_NE(at, std::string::npos) << result.output;
+  }
+}
+
+// In a container the server, or mpirun, may be process 1: that is no sign of its death.
+TEST_F(Parallel, ARankOfProcessOneStarts) {
+  if (shell("unshare -U -r --pid --fork true").status != 0) GTEST_SKIP() << "no namespaces";
+  const CommandResult result =
+      shell("export QUERN; unshare -U -r --pid --fork sh -c '$QUERN rank; echo status $?'");
+  EXPECT_NE(result.output.find("rank 0 has no server"), std::string::npos) << result.output;
+}
+
 TEST_F(Parallel, WhatCannotBeStartedIsNamed) {
   const CommandResult result = shell(
       std::string(kGenerate) +

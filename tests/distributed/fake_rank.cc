@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
   QUERN_CHECK(argc == 4 && std::string(argv[2]) == "--socket");
   const std::string mode = argv[1];
   try {
-    RankLink link(argv[3], std::chrono::seconds(20));
+    RankLink link(argv[3], std::chrono::milliseconds(mode == "echo-800" ? 800 : 20000));
     std::vector<std::byte> bytes;
     for (;;) {
       const auto request = link.receive(std::chrono::seconds(1), bytes);

@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <string>
+#include <thread>
 
 #include "quern/base/error.h"
 #include "tests/support/error_message.h"
@@ -65,6 +66,19 @@ TEST(RankJob, ACommandThatEndsIsNoticed) {
         RankJob({{"/bin/sh", "-c", "sleep 60"}, seconds(20), milliseconds(300)}, bytes("setup"));
       }),
       HasSubstr("did not start within 0.3 s"));
+}
+
+// Of a job with nothing to do there are several signs of life within the shortest timeout.
+TEST(RankJob, AnIdleJobLivesWithAShortTimeout) {
+  EXPECT_EQ(life_period(seconds(1)), milliseconds(250));
+  EXPECT_EQ(life_period(seconds(4)), seconds(1));
+  EXPECT_EQ(life_period(seconds(120)), seconds(1));
+  RankJob ranks(job("echo-800", milliseconds(800)), bytes("setup"));
+  std::this_thread::sleep_for(milliseconds(950));
+  EXPECT_TRUE(ranks.alive());
+  std::string answer(3, '\0');
+  ranks.request(kFrameFirstFree + 1, bytes("abc"), std::as_writable_bytes(std::span(answer)));
+  EXPECT_EQ(answer, "abc");
 }
 
 // Killed or stopped in the middle of a request: an error within the timeout, and ever after.

@@ -32,7 +32,7 @@ TEST_F(AvailableMemory, IsTheTightestGroupsOfVersion2) {
   EXPECT_EQ(bytes(), 1000U * 1024);
   write("cgroup/pod/memory.max", "90000\n");
   write("cgroup/pod/memory.current", "50000\n");
-  write("cgroup/pod/memory.stat", "anon 1\nfile 2\ninactive_file 10000\n");
+  write("cgroup/pod/memory.stat", "anon 1\nfile 2\ninactive_file 7000\nactive_file 3000\n");
   EXPECT_EQ(bytes(), 50000U);
   write("cgroup/pod/app/memory.max", "700\n");
   EXPECT_EQ(bytes(), 200U);
@@ -50,7 +50,8 @@ TEST_F(AvailableMemory, IsTheRootsWhereAContainerSeesNoOther) {
 TEST_F(AvailableMemory, IsTheGroupsOfVersion1) {
   write("proc/self/cgroup", "11:cpu,cpuacct:/x\n5:memory:/docker/1\n0::/\n");
   write("cgroup/memory/docker/1/memory.limit_in_bytes", "6000\n");
-  write("cgroup/memory/docker/1/memory.usage_in_bytes", "1000\n");
+  write("cgroup/memory/docker/1/memory.usage_in_bytes", "1500\n");
+  write("cgroup/memory/docker/1/memory.stat", "active_file 9\ntotal_active_file 500\n");
   write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
   write("cgroup/memory/memory.usage_in_bytes", "1000\n");
   EXPECT_EQ(bytes(), 5000U);

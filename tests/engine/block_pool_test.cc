@@ -21,6 +21,13 @@ std::vector<TokenId> sequence(int size, TokenId first = 0) {
   return tokens;
 }
 
+TEST(BlockPool, BlocksForAnyNumberOfTokens) {
+  EXPECT_EQ(blocks_for(0), 0);
+  EXPECT_EQ(blocks_for(128), 1);
+  EXPECT_EQ(blocks_for(129), 2);
+  EXPECT_EQ(blocks_for(INT32_MAX), 1 << 24);
+}
+
 // Allocates and caches the full blocks of `tokens`, as a finished prefill does.
 std::vector<BlockId> fill(BlockPool& pool, const std::vector<TokenId>& tokens,
                           std::string_view salt = "") {

@@ -70,6 +70,21 @@ TEST(StepMessage, TokensAndImagesComeBack) {
   }
 }
 
+TEST(StepMessage, ImagesAreDividedByTheirPixels) {
+  std::vector<vision::ImagePatches> images(4);
+  std::vector<const vision::ImagePatches*> all;
+  for (const std::size_t pixels : {100U, 100U, 500U, 1U}) {
+    images[all.size()].pixels.resize(pixels);
+    all.push_back(&images[all.size()]);
+  }
+  const std::span<const vision::ImagePatches* const> rest = all;
+  EXPECT_EQ(images_within(rest, 10000), 4U);
+  EXPECT_EQ(images_within(rest, 800), 2U);
+  EXPECT_EQ(images_within(rest, 799), 1U);
+  EXPECT_EQ(images_within(rest.subspan(2), 800), 1U) << "one always goes";
+  EXPECT_EQ(images_within(rest.subspan(4), 800), 0U);
+}
+
 TEST(StepMessage, OptionsOfTheRanksComeBack) {
   EngineOptions options;
   options.model_dir = "/models/m3";

@@ -16,6 +16,7 @@
 #include <random>
 #include <vector>
 
+#include "quern/kernels/cpu/gemm_tile.h"
 #include "quern/kernels/factory.h"
 #include "quern/kernels/vision_backend.h"
 #include "quern/numerics/bf16.h"
@@ -71,6 +72,11 @@ std::vector<float> read(Backend& backend, Matrix matrix) {
   for (std::int64_t r = 0; r < matrix.rows; ++r)
     backend.read(matrix, r, std::span(values).subspan(static_cast<std::size_t>(r) * cols, cols));
   return values;
+}
+
+// Ranks with and without matrix units fit together when none of them has a tower.
+TEST(CpuArithmetic, MatrixUnitsCountWithATower) {
+  EXPECT_EQ(cpu_arithmetic(true) != cpu_arithmetic(false), amx_tile_kernel() != nullptr);
 }
 
 using Run = std::function<std::vector<float>(Backend&)>;

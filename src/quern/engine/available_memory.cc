@@ -25,15 +25,18 @@ std::optional<std::uint64_t> number_in(const fs::path& path, const std::string& 
   return {};
 }
 
-// What the group of `directory` leaves, if it limits. Inactive file pages are dropped before a
-// group runs out: they are not counted as used.
+// What the group of `directory` leaves, if it limits. Pages of files are dropped before a group
+// runs out, so they are not counted as used: those of weights that an earlier run has read are
+// active ones.
 std::optional<std::uint64_t> left_in(const fs::path& directory, const char* limit, const char* use,
-                                     const char* droppable) {
+                                     const std::string& prefix) {
   const auto most = number_in(directory / limit, "");
   const auto used = number_in(directory / use, "");
   if (!most || !used) return {};
-  const std::uint64_t dropped =
-      std::min(*used, number_in(directory / "memory.stat", droppable).value_or(0));
+  std::uint64_t dropped = 0;
+  for (const char* pages : {"inactive_file", "active_file"})
+    dropped += number_in(directory / "memory.stat", prefix + pages).value_or(0);
+  dropped = std::min(*used, dropped);
   return *most - std::min(*most, *used - dropped);
 }
 
@@ -64,10 +67,9 @@ std::uint64_t available_memory_bytes(const fs::path& proc, const fs::path& cgrou
     const fs::path root = version_1 ? cgroups / "memory" : cgroups;
     // In a container the path may be the host's, of which only the root is mounted.
     for (fs::path path = *group;; path = path.parent_path()) {
-      const auto left = version_1
-                            ? left_in(root / path, "memory.limit_in_bytes", "memory.usage_in_bytes",
-                                      "total_inactive_file")
-                            : left_in(root / path, "memory.max", "memory.current", "inactive_file");
+      const auto left = version_1 ? left_in(root / path, "memory.limit_in_bytes",
+                                            "memory.usage_in_bytes", "total_")
+                                  : left_in(root / path, "memory.max", "memory.current", "");
       if (left) least = std::min(least.value_or(*left), *left);
       if (path.empty() || path == path.parent_path()) break;
     }

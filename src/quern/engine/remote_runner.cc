@@ -13,6 +13,9 @@
 namespace quern::engine {
 namespace {
 
+// Pixels of one message: what a step shows may be more than messages and MPI carry.
+constexpr std::size_t kMaxPixelBytes = std::size_t{1} << 30;
+
 // How a rank is started; RankJob adds where it finds this process.
 std::vector<std::string> rank_words(const ParallelOptions& options) {
   std::vector<std::string> words;
@@ -54,8 +57,17 @@ RemoteRunner::RemoteRunner(const EngineOptions& options, const ModelConfig& conf
 
 void RemoteRunner::encode(std::span<const vision::ImagePatches* const> images,
                           std::span<float> features) {
-  write_images(images, message_);
-  job_->request(kEncodeMessage, message_, std::as_writable_bytes(features));
+  while (!images.empty()) {
+    const auto some = images.first(images_within(images, kMaxPixelBytes));
+    std::size_t rows = 0;
+    for (const vision::ImagePatches* image : some)
+      rows += static_cast<std::size_t>(image->num_tokens);
+    const std::span<float> target = features.first(rows * feature_size_);
+    write_images(some, message_);
+    job_->request(kEncodeMessage, message_, std::as_writable_bytes(target));
+    images = images.subspan(some.size());
+    features = features.subspan(target.size());
+  }
 }
 
 void RemoteRunner::run(std::span<const model::SequenceChunk> chunks, std::span<float> logits) {

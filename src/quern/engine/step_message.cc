@@ -122,6 +122,18 @@ void write_images(std::span<const vision::ImagePatches* const> images,
   }
 }
 
+std::size_t images_within(std::span<const vision::ImagePatches* const> images,
+                          std::size_t max_bytes) {
+  std::size_t count = 0;
+  std::size_t bytes = 0;
+  while (count < images.size()) {
+    bytes += images[count]->pixels.size() * sizeof(float);
+    if (count > 0 && bytes > max_bytes) break;
+    ++count;
+  }
+  return count;
+}
+
 std::vector<vision::ImagePatches> read_images(std::span<const std::byte> bytes) {
   Reader in(bytes);
   std::vector<vision::ImagePatches> images(in.count());

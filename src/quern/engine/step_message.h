@@ -26,6 +26,9 @@ void write_run(std::span<const model::SequenceChunk> chunks, std::vector<std::by
 void write_tokens(std::span<const std::int32_t> tokens, std::vector<std::byte>& bytes);
 void write_images(std::span<const vision::ImagePatches* const> images,
                   std::vector<std::byte>& bytes);
+// How many of the first images (at least one) have no more than `max_bytes` of pixels together.
+std::size_t images_within(std::span<const vision::ImagePatches* const> images,
+                          std::size_t max_bytes);
 
 // The chunks of a message; they point into it.
 struct RunPlan {

@@ -16,7 +16,7 @@
 namespace quern::kernels {
 namespace {
 
-constexpr int kMaxIndexHeads = 64;  // M3 has 4
+constexpr std::int64_t kIndexHeads = 64;  // scored together; M3 has 4
 
 // Keys of block b that the query at `position` may see.
 std::int64_t visible_keys(std::int32_t position, std::int32_t b) {
@@ -102,11 +102,30 @@ void CpuBackend::project_qkv(const AttentionWeights& weights, const AttentionSpe
   });
 }
 
+// best[head][b] = the largest score of block b, for index heads [first, first + count), at most
+// kIndexHeads; `scores` has room for [count][128].
+void CpuBackend::score_blocks(const AttentionSpec& spec, const Cache& cache, std::int64_t token,
+                              const float* index_q, std::int64_t first, std::int64_t count,
+                              float* scores, float* best) const {
+  const std::int32_t visible = position(token) / kBlockTokens + 1;
+  std::array<const float*, kIndexHeads> queries{};
+  for (std::int64_t g = 0; g < count; ++g)
+    queries[static_cast<std::size_t>(g)] = index_q + (first + g) * spec.index_dim;
+  for (std::int32_t b = 0; b < visible; ++b) {
+    const std::int64_t keys = visible_keys(position(token), b);
+    dot_tile(cache.index(spec.layer, block_table(token)[b]), spec.index_dim, keys, queries.data(),
+             count, spec.index_dim, scores, kBlockTokens);
+    for (std::int64_t g = 0; g < count; ++g) {
+      best[(first + g) * visible + b] =
+          *std::max_element(scores + g * kBlockTokens, scores + g * kBlockTokens + keys);
+    }
+  }
+}
+
 void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const KvCache& cache,
                                BlockSelection selection) {
   const Cache& kv = host_cache(cache);
   const auto topk = static_cast<std::size_t>(spec.topk_blocks);
-  QUERN_CHECK(spec.num_index_heads <= kMaxIndexHeads);
   team_.parallel_for(num_tokens(), 1, [&](std::int64_t begin, std::int64_t end, int thread) {
     Worker& worker = workers_[static_cast<std::size_t>(thread)];
     for (std::int64_t t = begin; t < end; ++t) {
@@ -117,20 +136,10 @@ void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const 
       float* best = worker.scores.reserve(heads * visible + heads * kBlockTokens + visible);
       float* scores = best + heads * visible;
       auto* order = reinterpret_cast<std::int32_t*>(scores + heads * kBlockTokens);
-      if (visible > spec.topk_blocks) {
-        std::array<const float*, kMaxIndexHeads> queries{};
-        for (std::int64_t g = 0; g < heads; ++g) {
-          queries[static_cast<std::size_t>(g)] = host_row(index_q, t) + g * spec.index_dim;
-        }
-        for (std::int32_t b = 0; b < visible; ++b) {
-          const std::int64_t keys = visible_keys(position(t), b);
-          dot_tile(kv.index(spec.layer, block_table(t)[b]), spec.index_dim, keys, queries.data(),
-                   heads, spec.index_dim, scores, kBlockTokens);
-          for (std::int64_t g = 0; g < heads; ++g) {
-            best[g * visible + b] =
-                *std::max_element(scores + g * kBlockTokens, scores + g * kBlockTokens + keys);
-          }
-        }
+      for (std::int64_t first = 0; visible > spec.topk_blocks && first < heads;
+           first += kIndexHeads) {
+        score_blocks(spec, kv, t, host_row(index_q, t), first, std::min(kIndexHeads, heads - first),
+                     scores, best);
       }
       for (std::int64_t g = 0; g < heads; ++g) {
         choose_blocks({best + g * visible, static_cast<std::size_t>(visible)}, spec.init_blocks,

@@ -77,6 +77,9 @@ class CpuBackend final : public HostBackend<BF16> {
   void write_cache(const AttentionWeights& weights, const AttentionSpec& spec, Cache& cache,
                    std::int64_t token, Matrix q, Matrix index_q, float* k, const float* v,
                    float* index_k) const;
+  void score_blocks(const AttentionSpec& spec, const Cache& cache, std::int64_t token,
+                    const float* index_q, std::int64_t first, std::int64_t count, float* scores,
+                    float* best) const;
   void attend_unit(const AttentionSpec& spec, Matrix q, const Cache& cache,
                    const BlockSelection* selection, std::int64_t token, int kv_head, Matrix out,
                    Worker& worker) const;
