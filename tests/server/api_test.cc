@@ -60,6 +60,7 @@ TEST_F(ApiTest, AnswersAndErrors) {
        "n must be 1 when using greedy sampling, got 2."},
       {R"("n":0)", "HTTP/1.1 400", "n must be at least 1, got 0."},
       {R"("n":99999)", "HTTP/1.1 400", "n must be at most 16384"},
+      {R"("n":101)", "HTTP/1.1 400", "makes 101 generations, but this server takes at most 100"},
       {R"("n":3)", "HTTP/1.1 200", R"("index":2)"},
       {R"("chat_template":"x")", "HTTP/1.1 400", "--trust-request-chat-template"},
       {R"("logprobs":true,"top_logprobs":21)", "HTTP/1.1 400", "max allowed: 20"},
@@ -70,6 +71,22 @@ TEST_F(ApiTest, AnswersAndErrors) {
     EXPECT_EQ(status, c.status) << c.fields;
     EXPECT_NE(text.find(c.text), std::string::npos) << c.fields << "\n" << text;
   }
+}
+
+// References of tools are followed for who parses calls only.
+TEST_F(ApiTest, ToolsArePlannedWhenTheirCallsAreParsed) {
+  start();
+  const auto tools_of = [&](const std::string& fields) {
+    return service_->plan(parse_chat_request(body(fields))).tools;
+  };
+  const std::string tools =
+      R"("tools":[{"type":"function","function":{"name":"f","parameters":{"$defs":{"a":{"type":"string"}},)"
+      R"("properties":{"x":{"$ref":"#/$defs/a"}}}}}])";
+  const auto parsed = tools_of(tools);
+  ASSERT_TRUE(parsed);
+  EXPECT_EQ((*parsed)[0]["function"]["parameters"]["properties"]["x"]["type"], "string");
+  EXPECT_FALSE(tools_of(tools + R"(,"tool_choice":"none")"));
+  EXPECT_FALSE(tools_of(R"("n":2)"));
 }
 
 TEST_F(ApiTest, OtherRoutes) {

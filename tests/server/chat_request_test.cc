@@ -127,6 +127,16 @@ TEST(ChatRequest, ShowsTenErrorsAtMost) {
   }
 }
 
+TEST(ChatRequest, TemplateVariablesHaveABound) {
+  const auto kwargs = [](int count) {
+    Json object = Json::object();
+    for (int i = 0; i < count; ++i) object["k" + std::to_string(i)] = i;
+    return with("\"chat_template_kwargs\":" + object.dump());
+  };
+  EXPECT_EQ(parse_chat_request(kwargs(1024)).chat_template_kwargs.size(), 1024U);
+  EXPECT_THROW(parse_chat_request(kwargs(1025)), ApiError);
+}
+
 TEST(ChatRequest, TimeIsLinearInTheNumberOfKeys) {
   std::string body = with("");
   body.pop_back();

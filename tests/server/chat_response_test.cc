@@ -124,10 +124,10 @@ TEST(ChatAnswer, SeparatesReasoningContentAndCallsAtAnyCut) {
                            "<invoke name=\"get_weather\">" + ns + "<city>Oslo" + ns + "</city>" +
                            ns + "</invoke>\n" + ns + "</tool_call>";
   ChatPlan plan = plan_of();
-  plan.tools = parse_json(
+  plan.tools = std::make_shared<const Json>(parse_json(
       R"([{"type":"function","function":{"name":"get_weather","parameters":{"type":"object",
           "properties":{"city":{"type":"string"}}}}}])",
-      "test");
+      "test"));
   for (std::size_t cut = 0; cut <= text.size(); ++cut) {
     ChatAnswer answer(plan);
     ChatCompletion completion;

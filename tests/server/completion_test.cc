@@ -70,6 +70,41 @@ TEST(CompletionRequest, BadWordsCountWithABlankBeforeThemToo) {
   EXPECT_EQ(words[0], tiny_model_tokenizer().encode("a"));
 }
 
+// Long lists do not grow by what is in them twice, and all prompts share one reading of them.
+TEST(CompletionRequest, ListsHoldEachIdOnce) {
+  const CompletionPlan made =
+      plan(R"({"prompt":["a","b"],"stop_token_ids":[5,6,5],"allowed_token_ids":[7,7],)"
+           R"("logit_bias":{"5":1," 5":2,"6":3}})");
+  for (const GenerationPlan& generation : made.prompts) {
+    EXPECT_EQ(generation.sampling.stop_token_ids, (std::vector<std::int32_t>{5, 6}));
+    EXPECT_EQ(generation.sampling.allowed_token_ids, (std::vector<std::int32_t>{7}));
+    EXPECT_EQ(generation.sampling.logit_bias,
+              (std::vector<std::pair<std::int32_t, float>>{{5, 2.0F}, {6, 3.0F}}));
+  }
+  EXPECT_NE(made.prompts[0].serial, made.prompts[1].serial);
+}
+
+TEST(CompletionRequest, IdsOfAllGenerationsHaveABound) {
+  EXPECT_NO_THROW(check_ids(1 << 25));
+  EXPECT_THROW(check_ids((1 << 25) + 1), ApiError);
+  EXPECT_EQ(count_ids(plan(R"({"prompt":[[1,2,3]],"n":4,"stop_token_ids":[5]})").first()), 16U);
+}
+
+// Before the text is tokenized: by its bytes alone.
+TEST(CompletionRequest, TextThatCannotFitIsRefusedByItsLength) {
+  SamplingRequest request;
+  const Tokenizer& tokenizer = tiny_model_tokenizer();
+  const std::size_t most = 90 * tokenizer.max_token_bytes().value();
+  EXPECT_NO_THROW(check_text_length(request, limits(), tokenizer, 10, std::string(most, 'a')));
+  EXPECT_THROW(check_text_length(request, limits(), tokenizer, 10, std::string(most + 1, 'a')),
+               ApiError);
+  request.truncate_prompt_tokens = 5;
+  EXPECT_NO_THROW(check_text_length(request, limits(), tokenizer, 10, std::string(most + 1, 'a')));
+  EXPECT_THROW(
+      check_text_length(request, limits(), tokenizer, 10, std::string(kMaxTextBytes + 1, 'a')),
+      ApiError);
+}
+
 TEST(CompletionRequest, Refusals) {
   const struct {
     const char* body;
@@ -98,6 +133,10 @@ TEST(CompletionRequest, Refusals) {
       {R"({"prompt":"a","truncation_side":"up"})", "left or right"},
       {R"({"prompt":"a","stream_options":{}})", "Stream options can only be defined when"},
       {R"({"prompt":"a","n":2,"temperature":0})", "n must be 1 when using greedy sampling, got 2."},
+      {R"({"prompt":["a","b"],"n":2049})", "makes 4098 generations"},
+      {R"({"prompt":"a","max_tokens":9223372036854775807})", "9223372036854775807 output tokens"},
+      {R"({"prompt":"a","max_tokens":-9223372036854775808,"truncate_prompt_tokens":-1})",
+       "max_tokens must be at least 1"},
       {R"({"prompt":"a","use_beam_search":true})", "`use_beam_search` is not supported."},
   };
   for (const auto& row : rows) {

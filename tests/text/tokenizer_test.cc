@@ -242,6 +242,13 @@ TEST(Tokenizer, IncrementalDecodingEqualsDecodingAtOnce) {
   }
 }
 
+TEST(Tokenizer, SaysHowLongATokenCanBe) {
+  EXPECT_EQ(tokenizer_of(tiny_tokenizer({"a b", "ab ab"})).max_token_bytes(), 4U);
+  Json json = tiny_tokenizer({});
+  json["added_tokens"] = {added(256, "<t>", {{"rstrip", true}})};
+  EXPECT_EQ(tokenizer_of(json).max_token_bytes(), std::nullopt) << "with any white space";
+}
+
 // 10 MB without a cut: a quadratic step anywhere would take hours.
 TEST(Tokenizer, LongPiecesTakeLinearithmicTime) {
   std::vector<std::string> merges = {"a a", "aa aa", "aaaa aaaa"};

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,8 +20,8 @@ namespace quern::server {
 struct ChatPlan : GenerationPlan {
   std::string role = "assistant";
   OutputParserOptions parser;
-  Json tools;
-  bool named_tool = false;  // tool_choice names a function: finish_reason stays "stop"
+  std::shared_ptr<const Json> tools;  // of the parsers of all choices; null: none are parsed
+  bool named_tool = false;            // tool_choice names a function: finish_reason stays "stop"
   bool parallel_tool_calls = true;
   bool include_reasoning = true;
   // The markers of reasoning where they are tokens: what lies between is counted in usage.

@@ -99,6 +99,14 @@ void check_tool_choice(const ChatRequest& request, FieldReader& reader) {
 }
 
 void check_rules(const ChatRequest& request, const Json& body) {
+  // Each is looked for among all others on its way into the template.
+  constexpr std::size_t kMaxKwargs = 1024;
+  if (const std::size_t count = request.chat_template_kwargs.size(); count > kMaxKwargs) {
+    throw ApiError(
+        400,
+        fmt::format("`chat_template_kwargs` can have at most {} keys, got {}.", kMaxKwargs, count),
+        "chat_template_kwargs");
+  }
   if (request.tools.is_array() && request.tools.empty()) {
     throw parameter_error(
         "`tools` must not be an empty array. Either provide at least one tool or leave the field "

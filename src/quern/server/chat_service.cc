@@ -32,6 +32,22 @@ std::string last_content(const Json& messages) {
   return text;
 }
 
+// The tools for the parser and the grammar, which walk through their schemas again and again.
+std::shared_ptr<const Json> parsed_tools(const Json& tools) {
+  constexpr std::size_t kMaxTools = 4096;
+  constexpr std::size_t kMaxBytes = 4 << 20;
+  if (tools.size() > kMaxTools) {
+    throw ApiError(
+        400, fmt::format("`tools` can have at most {} tools, got {}.", kMaxTools, tools.size()),
+        "tools");
+  }
+  if (const std::size_t bytes = dump(tools).size(); bytes > kMaxBytes) {
+    throw ApiError(400, fmt::format("`tools` can have at most {} bytes, got {}.", kMaxBytes, bytes),
+                   "tools");
+  }
+  return std::make_shared<const Json>(grammar::with_references_resolved(tools));
+}
+
 // What a blocked caller waits on.
 struct Inbox {
   std::mutex mutex;
@@ -88,20 +104,26 @@ void ChatService::set_thinking_budget(const ChatRequest& request, ChatPlan& plan
 }
 
 // Tokens, with placeholders expanded for the images.
-void ChatService::set_prompt(const std::string& text, std::vector<MediaItem> media,
-                             const std::string& cache_salt, ChatPlan& plan) const {
+void ChatService::set_prompt(const ChatRequest& request, const std::string& text,
+                             std::int64_t output_tokens, std::vector<MediaItem> media,
+                             ChatPlan& plan) const {
+  check_text_length(request, options_, tokenizer_, output_tokens, text);
   try {
     plan.prompt = tokenizer_.encode(text);
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
   if (media.empty()) return;
-  plan.images =
-      options_.images->expand(plan.prompt, options_.images->prepare(std::move(media), cache_salt));
+  plan.images = options_.images->expand(
+      plan.prompt, options_.images->prepare(std::move(media), request.cache_salt));
 }
 
 ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> media) const {
   check_model(request);
+  check_generations(request, 1, options_);
+  const auto asked =
+      request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
+  const std::int64_t wanted = wanted_tokens(asked);
   ChatPlan plan;
   plan.id = "chatcmpl-" + (request.request_id.empty() ? random_id() : request.request_id);
   plan.model = options_.model_names.front();
@@ -134,19 +156,18 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> me
   } catch (const Error& error) {
     throw ApiError(400, error.what());
   }
-  set_prompt(prompt, std::move(media), request.cache_salt, plan);
+  set_prompt(request, prompt, wanted, std::move(media), plan);
   if (request.echo && request.continue_final_message) plan.echo = last_content(messages);
 
-  const auto asked =
-      request.max_completion_tokens ? request.max_completion_tokens : request.max_tokens;
   const std::size_t whole = plan.prompt.size();
-  truncate_prompt(request, options_, asked.value_or(1), plan.prompt);
+  truncate_prompt(request, options_, wanted, plan.prompt);
   if (!plan.images.empty() && plan.prompt.size() != whole) {
     throw ApiError(400, "A prompt with images cannot be truncated.", "truncate_prompt_tokens");
   }
   std::optional<std::int64_t> logprobs;
   if (request.logprobs) logprobs = request.top_logprobs;
   plan_sampling(request, options_, asked, logprobs, tokenizer_, plan);
+  check_ids(count_ids(plan));
   set_thinking_budget(request, plan);
 
   const bool starts_inside = starts_in_reasoning(kwargs, prompt);
@@ -162,7 +183,7 @@ ChatPlan ChatService::plan(const ChatRequest& request, std::vector<MediaItem> me
     plan.think_start_id = tokenizer_.token_id(kThinkStart);
     plan.think_end_id = tokenizer_.token_id(kThinkEnd);
   }
-  plan.tools = grammar::with_references_resolved(request.tools);
+  if (plan.parser.parse_tools) plan.tools = parsed_tools(request.tools);
   set_form(request, choice, plan);
   plan.named_tool = choice == "named";
   plan.parallel_tool_calls = request.parallel_tool_calls;
@@ -174,9 +195,9 @@ void ChatService::set_form(const ChatRequest& request, const std::string& tool_c
                            ChatPlan& plan) {
   plan.form = request.structured_output;
   plan.form_field = "structured_outputs";
-  if (plan.form) return;
+  if (plan.form || !plan.tools) return;
   if (auto calls =
-          tool_output(plan.tools, tool_choice, request.tool_choice, request.parallel_tool_calls)) {
+          tool_output(*plan.tools, tool_choice, request.tool_choice, request.parallel_tool_calls)) {
     plan.form = std::make_shared<const grammar::StructuredOutput>(std::move(*calls));
     plan.form_field = "tools";
   }

@@ -38,7 +38,6 @@ struct ChatServiceOptions : SamplingLimits {
   std::string response_role = "assistant";
   std::shared_ptr<const ImageInputs> images;  // null: requests with images are refused
   std::shared_ptr<MediaLoader> media;         // what brings them in; with `images`
-  int max_in_flight = 4096;  // generations running and waiting; more are refused with 429
 };
 
 // Thread-safe. `tokenizer` and `generator` outlive it.
@@ -87,8 +86,8 @@ class ChatService {
   // The request's own template, if it brings one.
   std::optional<ChatTemplate> own_template(const ChatRequest& request) const;
   void set_thinking_budget(const ChatRequest& request, ChatPlan& plan) const;
-  void set_prompt(const std::string& text, std::vector<MediaItem> media,
-                  const std::string& cache_salt, ChatPlan& plan) const;
+  void set_prompt(const ChatRequest& request, const std::string& text, std::int64_t output_tokens,
+                  std::vector<MediaItem> media, ChatPlan& plan) const;
   Json template_kwargs(const ChatRequest& request) const;
   // "auto", "none", "required" or "named".
   std::string tool_choice(const ChatRequest& request) const;

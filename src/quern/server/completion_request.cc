@@ -69,9 +69,12 @@ void check_rules(const CompletionRequest& request, const Json& body) {
   }
 }
 
-std::vector<std::int32_t> prompt_tokens(const CompletionRequest::Prompt& prompt,
-                                        const SamplingLimits& limits, const Tokenizer& tokenizer) {
+std::vector<std::int32_t> prompt_tokens(const CompletionRequest& request,
+                                        const CompletionRequest::Prompt& prompt,
+                                        std::int64_t output_tokens, const SamplingLimits& limits,
+                                        const Tokenizer& tokenizer) {
   if (const auto* text = std::get_if<std::string>(&prompt)) {
+    check_text_length(request, limits, tokenizer, output_tokens, *text);
     try {
       return tokenizer.encode(*text);
     } catch (const Error& error) {
@@ -111,23 +114,31 @@ CompletionRequest parse_completion_request(std::string_view text) {
 
 CompletionPlan plan_completion(const CompletionRequest& request, const SamplingLimits& limits,
                                const std::string& model_name, const Tokenizer& tokenizer) {
+  check_generations(request, request.prompts.size(), limits);
   CompletionPlan plan;
   plan.echo = request.echo;
   plan.only_echo = request.echo && request.max_tokens == 0;
   // The engine has no generation without a token: one is made and not shown.
-  const std::int64_t asked = plan.only_echo ? 1 : request.max_tokens;
+  const std::int64_t asked = wanted_tokens(plan.only_echo ? 1 : request.max_tokens);
   const std::string id = "cmpl-" + (request.request_id.empty() ? random_id() : request.request_id);
+  std::size_t ids = 0;
   for (const CompletionRequest::Prompt& prompt : request.prompts) {
     GenerationPlan generation;
     generation.id = id;
     generation.model = model_name;
-    generation.prompt = prompt_tokens(prompt, limits, tokenizer);
+    generation.prompt = prompt_tokens(request, prompt, asked, limits, tokenizer);
     const std::size_t whole = generation.prompt.size();
     truncate_prompt(request, limits, asked, generation.prompt);
     if (generation.prompt.empty()) {
       throw ApiError(400, "The decoder prompt cannot be empty", "prompt");
     }
-    plan_sampling(request, limits, asked, request.logprobs, tokenizer, generation);
+    if (plan.prompts.empty()) {
+      plan_sampling(request, limits, asked, request.logprobs, tokenizer, generation);
+    } else {
+      plan_sampling_like(plan.first(), request, limits, asked, generation);
+    }
+    ids += count_ids(generation);
+    check_ids(ids);
     const auto* text = std::get_if<std::string>(&prompt);
     if (plan.echo) {
       plan.prompt_texts.push_back(text != nullptr && whole == generation.prompt.size()

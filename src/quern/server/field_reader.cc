@@ -170,9 +170,10 @@ void FieldReader::read(std::string_view name, std::optional<double>& value) {
 }
 
 void FieldReader::read(std::string_view name, std::vector<std::int64_t>& value) {
-  Json list;
-  read_json(name, JsonKind::kList, list);
-  for (const Json& item : list) {
+  const Json* list = find(name);
+  if (list == nullptr) return;
+  if (!list->is_array()) return fail(name, "list_type", "Input should be a valid list", *list);
+  for (const Json& item : *list) {
     std::int64_t number = 0;
     if (const auto mismatch = to_int(item, number)) {
       fail(name, mismatch->type, mismatch->message, item);

@@ -9,6 +9,7 @@
 #include "quern/server/field_reader.h"
 #include "quern/server/openapi.h"
 #include "quern/server/routes.h"
+#include "quern/server/sampling_plan.h"
 #include "quern/server/sampling_request.h"
 
 namespace quern::server {
@@ -66,6 +67,12 @@ asio::awaitable<void> tokenize(ApiContext& api, HttpExchange& exchange) {
     response = json_response(200, tokens_json(request, plan.prompt, api.service));
   } else {
     response = co_await api.on_pool([&] {
+      if (request.prompt.size() > kMaxTextBytes) {
+        throw ApiError(400,
+                       fmt::format("`prompt` can have at most {} bytes here, got {}.",
+                                   kMaxTextBytes, request.prompt.size()),
+                       "prompt");
+      }
       std::vector<std::int32_t> tokens;
       try {
         tokens = api.service.tokenizer().encode(request.prompt);

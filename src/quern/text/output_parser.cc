@@ -25,6 +25,11 @@ OutputParser::OutputParser(const OutputParserOptions& options, Json tools)
       reasoning_(options.starts_in_reasoning),
       tools_(std::move(tools), options.arguments) {}
 
+OutputParser::OutputParser(const OutputParserOptions& options, std::shared_ptr<const Json> tools)
+    : options_(options),
+      reasoning_(options.starts_in_reasoning),
+      tools_(std::move(tools), options.arguments) {}
+
 std::vector<OutputEvent> OutputParser::feed(std::string_view text) {
   if (options_.parse_reasoning) {
     add_reasoning(reasoning_.feed(text));

@@ -3,6 +3,7 @@
 // tests/text/output_parser_test.cc.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,6 +40,8 @@ std::string make_tool_call_id();
 class OutputParser {
  public:
   OutputParser(const OutputParserOptions& options, Json tools);
+  // The same tools for many parsers; null when there are none.
+  OutputParser(const OutputParserOptions& options, std::shared_ptr<const Json> tools);
 
   std::vector<OutputEvent> feed(std::string_view text);
   std::vector<OutputEvent> finish();

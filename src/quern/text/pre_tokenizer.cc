@@ -1,6 +1,7 @@
 // See pre_tokenizer.h.
 #include "quern/text/pre_tokenizer.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -36,6 +37,11 @@ Regex split_pattern(const Json& config) {
 }  // namespace
 
 PreTokenizer::PreTokenizer(const Json& config) { add_step(config, true, 0); }
+
+bool PreTokenizer::drops_text() const {
+  return std::any_of(steps_.begin(), steps_.end(),
+                     [](const Step& step) { return step.behavior == Behavior::kRemoved; });
+}
 
 void PreTokenizer::add_step(const Json& config, bool last, int depth) {
   const Json type = config.is_object() ? config.value("type", Json()) : Json();

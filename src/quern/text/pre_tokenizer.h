@@ -18,6 +18,9 @@ class PreTokenizer {
   // From the `pre_tokenizer` value of tokenizer.json; its last step must be ByteLevel.
   explicit PreTokenizer(const Json& config);
 
+  // True when a step removes what it matches: such text becomes no token.
+  bool drops_text() const;
+
   // Working memory of one encode() call; the pieces it returns live as long as it does.
   class Run {
    public:

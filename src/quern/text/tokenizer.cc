@@ -1,6 +1,7 @@
 // See tokenizer.h.
 #include "quern/text/tokenizer.h"
 
+#include <algorithm>
 #include <array>
 #include <unordered_map>
 #include <utility>
@@ -75,6 +76,7 @@ struct Tokenizer::Impl {
     add_vocabulary(file);
     add_merges(file);
     add_added_tokens(std::move(file.added_tokens));
+    for (const Token& entry : tokens) longest = std::max(longest, entry.bytes.size());
   }
 
   Token& token(std::int32_t id) {
@@ -133,6 +135,7 @@ struct Tokenizer::Impl {
       }
       slot = {.bytes = entry.content, .exists = true, .special = entry.special};
       added_ids[entry.content] = entry.id;
+      takes_space = takes_space || entry.lstrip || entry.rstrip;
       (entry.normalized ? normalized : plain).push_back(std::move(entry));
     }
     plain_added = AddedTokenMatcher(std::move(plain));
@@ -163,6 +166,8 @@ struct Tokenizer::Impl {
   std::unordered_map<std::string, std::int32_t> printable_ids;
   AddedTokenMatcher plain_added;
   AddedTokenMatcher normalized_added;
+  std::size_t longest = 0;   // bytes of a token
+  bool takes_space = false;  // an added token has lstrip or rstrip
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<const Impl> impl) : impl_(std::move(impl)) {}
@@ -215,6 +220,11 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_speci
   std::string text;
   drain_utf8(bytes, text, true);
   return text;
+}
+
+std::optional<std::size_t> Tokenizer::max_token_bytes() const {
+  if (impl_->takes_space || impl_->pre_tokenizer.drops_text()) return std::nullopt;
+  return impl_->longest;
 }
 
 int Tokenizer::vocab_size() const { return static_cast<int>(impl_->tokens.size()); }

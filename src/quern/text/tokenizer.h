@@ -39,6 +39,9 @@ class Tokenizer {
 
   // Largest id + 1. The model's embedding may have more rows (padding).
   int vocab_size() const;
+  // A text of more than n times this many bytes has more than n tokens. None when there is no such
+  // number: added tokens take the white space beside them, or a pre-tokenizer removes text.
+  std::optional<std::size_t> max_token_bytes() const;
   // Id of a token by its text: the content of an added token, or the bytes of a vocabulary entry.
   std::optional<std::int32_t> token_id(std::string_view bytes) const;
   // Raw bytes of a token, possibly part of a UTF-8 character; empty for an id without a token.

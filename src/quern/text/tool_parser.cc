@@ -30,6 +30,9 @@ std::string_view invoke_name(std::string_view header) {
 }  // namespace
 
 ToolCallParser::ToolCallParser(Json tools, ArgumentStreaming streaming)
+    : ToolCallParser(std::make_shared<const Json>(std::move(tools)), streaming) {}
+
+ToolCallParser::ToolCallParser(std::shared_ptr<const Json> tools, ArgumentStreaming streaming)
     : tools_(std::move(tools)), streaming_(streaming) {}
 
 std::vector<ToolEvent> ToolCallParser::feed(std::string_view text) {
@@ -185,7 +188,8 @@ bool ToolCallParser::find_tag_end(std::size_t from, std::size_t& end, bool& inte
 void ToolCallParser::begin_call(std::string_view header) {
   const std::string_view name = invoke_name(header);
   if (name.empty()) return;
-  call_.emplace(Call{calls_++, {}, {streaming_, find_tool_parameters(tools_, name)}});
+  const Json* parameters = tools_ == nullptr ? nullptr : find_tool_parameters(*tools_, name);
+  call_.emplace(Call{calls_++, {}, {streaming_, parameters}});
   emit(ToolEvent::Kind::kCallStart, call_->index, name);
 }
 

@@ -3,6 +3,7 @@
 // Proved by tests/text/tool_parser_test.cc.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -38,7 +39,10 @@ class ToolCallParser {
  public:
   // `tools`: the "tools" of the request; null when there are none.
   explicit ToolCallParser(Json tools, ArgumentStreaming streaming = ArgumentStreaming::kWhole);
-  ToolCallParser(ToolCallParser&&) = default;  // an open call points into tools_: no copies
+  // The same tools for many parsers; null when there are none.
+  explicit ToolCallParser(std::shared_ptr<const Json> tools,
+                          ArgumentStreaming streaming = ArgumentStreaming::kWhole);
+  ToolCallParser(ToolCallParser&&) = default;
   ToolCallParser& operator=(ToolCallParser&&) = default;
 
   std::vector<ToolEvent> feed(std::string_view text);
@@ -69,7 +73,7 @@ class ToolCallParser {
   void end_call();
   void emit(ToolEvent::Kind kind, std::size_t call, std::string_view text);
 
-  Json tools_;
+  std::shared_ptr<const Json> tools_;  // may be null
   ArgumentStreaming streaming_;
   State state_ = State::kContent;
   std::string buffer_;
