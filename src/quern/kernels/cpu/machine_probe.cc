@@ -37,12 +37,14 @@ std::uint64_t sum_words(const std::uint64_t* from, std::int64_t count) {
   return sum;
 }
 
-// Multiply-adds of `rounds` rounds over ten independent sums; `seed` and the returned sum keep the
-// compiler from folding them.
+// Multiply-adds of `rounds` rounds over ten sums. Each starts with another value: the compiler
+// makes one chain of equal ones.
 float multiply_add(std::int64_t rounds, float seed, std::int64_t& done) {
   const hn::ScalableTag<float> d;
   const auto x = hn::Set(d, seed), y = hn::Set(d, 0.5F);
-  auto s0 = x, s1 = x, s2 = x, s3 = x, s4 = x, s5 = x, s6 = x, s7 = x, s8 = x, s9 = x;
+  auto s0 = x, s1 = hn::Add(s0, x), s2 = hn::Add(s1, x), s3 = hn::Add(s2, x), s4 = hn::Add(s3, x),
+       s5 = hn::Add(s4, x), s6 = hn::Add(s5, x), s7 = hn::Add(s6, x), s8 = hn::Add(s7, x),
+       s9 = hn::Add(s8, x);
   for (std::int64_t i = 0; i < rounds; ++i) {
     s0 = hn::MulAdd(s0, y, x);
     s1 = hn::MulAdd(s1, y, x);
