@@ -8,6 +8,7 @@
 
 #include "quern/kernels/cpu/dot_tile.h"
 #include "quern/kernels/cpu/mxfp4_dot.h"
+#include "quern/kernels/cpu/swiglu.h"
 #include "quern/kernels/host_memory.h"
 #include "quern/numerics/mxfp4.h"
 
@@ -197,6 +198,85 @@ TEST(DotTile, Bf16AnyLength) {
 }
 TEST(DotTile, F32AnyLength) {
   for (const std::int64_t n : {1, 7, 8, 16, 31, 32, 64, 192, 1000}) check_float_tiles<float>(n);
+}
+
+// A score is dim products in four sums: at worst dim roundings of 2^-24 of the magnitudes.
+TEST(IndexBlock, LargestScoreOfEachHeadForAnyShape) {
+  struct Row {
+    std::int64_t heads, dim, keys;
+  };
+  const Row table[] = {{4, 128, 128}, {4, 128, 1}, {1, 32, 9}, {3, 8, 7}, {5, 20, 128}, {8, 3, 17}};
+  for (const Row& r : table) {
+    std::mt19937 random(kSeed);
+    std::normal_distribution<float> normal;
+    std::vector<float> q(static_cast<std::size_t>(r.heads * r.dim));
+    for (float& value : q) value = normal(random);
+    std::vector<BF16> keys(static_cast<std::size_t>(r.keys * r.dim));
+    for (BF16& value : keys) value = float_to_bf16(normal(random));
+    std::vector<float> queries(static_cast<std::size_t>(index_queries(r.heads, r.dim)));
+    for (std::int64_t h = 0; h < r.heads; ++h) {
+      for (std::int64_t i = 0; i < r.dim; ++i) {
+        queries[static_cast<std::size_t>(index_query_place(r.heads, h, i))] =
+            q[static_cast<std::size_t>(h * r.dim + i)];
+      }
+    }
+    std::vector<float> scratch(static_cast<std::size_t>(index_scratch(r.heads, r.dim)));
+    std::vector<float> best(static_cast<std::size_t>(2 * r.heads), -7.0F);
+    score_index_block(
+        {queries.data(), r.heads, r.dim, keys.data(), r.keys, best.data(), 2, scratch.data()});
+    for (std::int64_t h = 0; h < r.heads; ++h) {
+      double exact = -1e300, magnitude = 0;
+      for (std::int64_t k = 0; k < r.keys; ++k) {
+        double score = 0, size = 0;
+        for (std::int64_t i = 0; i < r.dim; ++i) {
+          const double product =
+              static_cast<double>(q[static_cast<std::size_t>(h * r.dim + i)]) *
+              static_cast<double>(bf16_to_float(keys[static_cast<std::size_t>(k * r.dim + i)]));
+          score += product;
+          size += std::abs(product);
+        }
+        exact = std::max(exact, score);
+        magnitude = std::max(magnitude, size);
+      }
+      const double bound = static_cast<double>(r.dim) * 0x1p-24 * magnitude;
+      EXPECT_NEAR(best[static_cast<std::size_t>(2 * h)], exact, bound)
+          << r.heads << " heads, " << r.dim << " elements, " << r.keys << " keys, head " << h;
+      EXPECT_EQ(best[static_cast<std::size_t>(2 * h + 1)], -7.0F);  // the stride is kept
+    }
+  }
+}
+
+// The exponential, a division and three products: less than 2^-20 together, then BF16 (2^-8, half
+// of a unit in the last place). Where the exponential exceeds the largest float the result is 0,
+// which is at most |g (u + 1)| / 2^128 wrong.
+TEST(Swiglu, EqualsDoubleAtAnyPlaceOfARow) {
+  const SwigluSpec spec{1.702F, 1.0F, 7.0F};
+  std::vector<float> gate, up;
+  for (float g = -100.0F; g < 20.0F; g += 0.37F) {
+    gate.push_back(g);
+    up.push_back(std::sin(g) * 9.0F);
+  }
+  std::vector<float> out(gate.size());
+  swiglu_row(gate.data(), up.data(), static_cast<std::int64_t>(gate.size()), spec, out.data());
+  for (std::size_t i = 0; i < gate.size(); ++i) {
+    const double g = std::min(static_cast<double>(round_to_bf16(gate[i])), 7.0);
+    const double u = std::clamp(static_cast<double>(round_to_bf16(up[i])), -7.0, 7.0);
+    const double exact = g / (1 + std::exp(-static_cast<double>(spec.alpha) * g)) * (u + 1);
+    const double bound = std::abs(exact) * (0x1p-8 + 0x1p-20) + std::abs(g * (u + 1)) * 0x1p-128;
+    EXPECT_NEAR(out[i], exact, bound) << gate[i];
+    float alone = 0;
+    swiglu_row(&gate[i], &up[i], 1, spec, &alone);
+    EXPECT_EQ(alone, out[i]) << gate[i];
+  }
+}
+
+TEST(Swiglu, NaNStaysNaN) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& [gate, up] : {std::pair{nan, 1.0F}, {1.0F, nan}}) {
+    float out = 0;
+    swiglu_row(&gate, &up, 1, {1.702F, 1.0F, 7.0F}, &out);
+    EXPECT_TRUE(std::isnan(out)) << gate << " " << up;
+  }
 }
 
 // One query head of the block against double. Scores are sums of `dim` products (dim + 1 roundings

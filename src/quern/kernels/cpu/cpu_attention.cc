@@ -16,7 +16,8 @@
 namespace quern::kernels {
 namespace {
 
-constexpr std::int64_t kIndexHeads = 64;  // scored together; M3 has 4
+constexpr std::int32_t kScanBlocks = 16;                      // scored by one thread at a time
+constexpr std::int64_t kBlockScores = std::int64_t{1} << 22;  // waiting; longer steps are cut
 
 // Keys of block b that the query at `position` may see.
 std::int64_t visible_keys(std::int32_t position, std::int32_t b) {
@@ -102,52 +103,69 @@ void CpuBackend::project_qkv(const AttentionWeights& weights, const AttentionSpe
   });
 }
 
-// best[head][b] = the largest score of block b, for index heads [first, first + count), at most
-// kIndexHeads; `scores` has room for [count][128].
 void CpuBackend::score_blocks(const AttentionSpec& spec, const Cache& cache, std::int64_t token,
-                              const float* index_q, std::int64_t first, std::int64_t count,
-                              float* scores, float* best) const {
-  const std::int32_t visible = position(token) / kBlockTokens + 1;
-  std::array<const float*, kIndexHeads> queries{};
-  for (std::int64_t g = 0; g < count; ++g)
-    queries[static_cast<std::size_t>(g)] = index_q + (first + g) * spec.index_dim;
-  for (std::int32_t b = 0; b < visible; ++b) {
-    const std::int64_t keys = visible_keys(position(token), b);
-    dot_tile(cache.index(spec.layer, block_table(token)[b]), spec.index_dim, keys, queries.data(),
-             count, spec.index_dim, scores, kBlockTokens);
-    for (std::int64_t g = 0; g < count; ++g) {
-      best[(first + g) * visible + b] =
-          *std::max_element(scores + g * kBlockTokens, scores + g * kBlockTokens + keys);
-    }
+                              const float* index_q, std::int32_t begin, std::int32_t end,
+                              float* best, std::int64_t stride, Worker& worker) const {
+  const std::int64_t heads = spec.num_index_heads, dim = spec.index_dim;
+  const std::int64_t values = index_queries(heads, dim);
+  float* queries = worker.scores.reserve(values + index_scratch(heads, dim));
+  std::fill_n(queries, values, 0.0F);
+  for (std::int64_t h = 0; h < heads; ++h) {
+    for (std::int64_t i = 0; i < dim; ++i)
+      queries[index_query_place(heads, h, i)] = index_q[h * dim + i];
+  }
+  IndexBlock block;
+  block.queries = queries;
+  block.heads = heads;
+  block.dim = dim;
+  block.best_stride = stride;
+  block.scratch = queries + values;
+  for (std::int32_t b = begin; b < end; ++b) {
+    block.keys = cache.index(spec.layer, block_table(token)[b]);
+    block.num_keys = visible_keys(position(token), b);
+    block.best = best + b;
+    score_index_block(block);
   }
 }
 
+// Two regions a chunk of tokens: all scores, the work split by ranges of blocks too, because one
+// token of a long context has much of it; then each token's choice. Neighbouring tokens of a range
+// follow one another: its keys are in a cache.
 void CpuBackend::select_blocks(const AttentionSpec& spec, Matrix index_q, const KvCache& cache,
                                BlockSelection selection) {
   const Cache& kv = host_cache(cache);
   const auto topk = static_cast<std::size_t>(spec.topk_blocks);
-  team_.parallel_for(num_tokens(), 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-    Worker& worker = workers_[static_cast<std::size_t>(thread)];
-    for (std::int64_t t = begin; t < end; ++t) {
-      const std::int32_t visible = position(t) / kBlockTokens + 1;
-      const std::int64_t heads = spec.num_index_heads;
-      // [heads][visible] block scores, then [heads][128] scores of one block, then the order as
-      // ints.
-      float* best = worker.scores.reserve(heads * visible + heads * kBlockTokens + visible);
-      float* scores = best + heads * visible;
-      auto* order = reinterpret_cast<std::int32_t*>(scores + heads * kBlockTokens);
-      for (std::int64_t first = 0; visible > spec.topk_blocks && first < heads;
-           first += kIndexHeads) {
-        score_blocks(spec, kv, t, host_row(index_q, t), first, std::min(kIndexHeads, heads - first),
-                     scores, best);
-      }
+  const std::int64_t heads = spec.num_index_heads;
+  const auto visible = [&](std::int64_t token) { return position(token) / kBlockTokens + 1; };
+  std::int32_t most = 0;
+  for (std::int64_t t = 0; t < num_tokens(); ++t) most = std::max(most, visible(t));
+  const std::int64_t chunk =
+      std::clamp<std::int64_t>(kBlockScores / (heads * most), 1, num_tokens());
+  const std::int64_t ranges = most > spec.topk_blocks ? (most + kScanBlocks - 1) / kScanBlocks : 0;
+  float* scores = block_scores_.reserve(chunk * heads * most);
+  for (std::int64_t first = 0; first < num_tokens(); first += chunk) {
+    const std::int64_t count = std::min(chunk, num_tokens() - first);
+    team_.parallel_for(ranges * count, 1, [&](std::int64_t unit, std::int64_t, int thread) {
+      const std::int64_t local = unit % count;
+      const std::int64_t token = first + local;
+      const auto begin = static_cast<std::int32_t>(unit / count) * kScanBlocks;
+      if (visible(token) <= spec.topk_blocks) return;  // all are chosen
+      score_blocks(spec, kv, token, host_row(index_q, token), begin,
+                   std::min(begin + kScanBlocks, visible(token)), scores + local * heads * most,
+                   most, workers_[static_cast<std::size_t>(thread)]);
+    });
+    team_.parallel_for(count, 1, [&](std::int64_t local, std::int64_t, int thread) {
+      const auto blocks = static_cast<std::size_t>(visible(first + local));
+      std::int32_t* order =
+          workers_[static_cast<std::size_t>(thread)].order.reserve(visible(first + local));
+      std::int32_t* chosen =
+          selection.blocks + (first + local) * spec.num_kv_heads * spec.topk_blocks;
       for (std::int64_t g = 0; g < heads; ++g) {
-        choose_blocks({best + g * visible, static_cast<std::size_t>(visible)}, spec.init_blocks,
-                      spec.local_blocks, {order, static_cast<std::size_t>(visible)},
-                      {selection.blocks + (t * spec.num_kv_heads + g) * spec.topk_blocks, topk});
+        choose_blocks({scores + (local * heads + g) * most, blocks}, spec.init_blocks,
+                      spec.local_blocks, {order, blocks}, {chosen + g * spec.topk_blocks, topk});
       }
-    }
-  });
+    });
+  }
 }
 
 void CpuBackend::attend(const AttentionSpec& spec, Matrix q, const KvCache& cache,

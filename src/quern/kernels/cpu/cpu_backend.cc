@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "quern/kernels/cpu/swiglu.h"
 #include "quern/kernels/routing.h"
 #include "quern/numerics/mxfp4.h"
 
@@ -34,12 +35,6 @@ void round_row(float* values, std::int64_t n) {
 }
 
 }  // namespace
-
-float swiglu_bf16(float gate, float up, const SwigluSpec& spec) {
-  const float g = std::min(gate, spec.limit);
-  const float u = std::clamp(up, -spec.limit, spec.limit);
-  return round_to_bf16(g / (1.0F + std::exp(-spec.alpha * g)) * (u + spec.beta));
-}
 
 CpuBackend::CpuBackend(const CpuOptions& options)
     : HostBackend(true),
@@ -191,7 +186,7 @@ void CpuBackend::mlp(const MlpWeights& weights, const SwigluSpec& swiglu, Matrix
   prepare(both, x.first_rows(tokens));
   project(both, all_rows(tokens), true);
   team_.parallel_for(tokens * inner, 4096, [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) gate[i] = swiglu_bf16(gate[i], up[i], swiglu);
+    swiglu_row(gate + begin, up + begin, end - begin, swiglu, gate + begin);
   });
   const CpuWeight& down = cpu(weights.down_proj);
   const std::int64_t cols = down.rows();

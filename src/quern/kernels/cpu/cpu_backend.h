@@ -62,6 +62,7 @@ class CpuBackend final : public HostBackend<BF16> {
   // Scratch of one thread.
   struct Worker {
     Scratch<float> panel, tile, scores, acc;
+    Scratch<std::int32_t> order;
   };
 
   // Computes all projections of input_ rows `tokens` in one parallel region; results are rounded to
@@ -77,9 +78,10 @@ class CpuBackend final : public HostBackend<BF16> {
   void write_cache(const AttentionWeights& weights, const AttentionSpec& spec, Cache& cache,
                    std::int64_t token, Matrix q, Matrix index_q, float* k, const float* v,
                    float* index_k) const;
+  // best[head * stride + b] = the largest score of block b, for the blocks [begin, end).
   void score_blocks(const AttentionSpec& spec, const Cache& cache, std::int64_t token,
-                    const float* index_q, std::int64_t first, std::int64_t count, float* scores,
-                    float* best) const;
+                    const float* index_q, std::int32_t begin, std::int32_t end, float* best,
+                    std::int64_t stride, Worker& worker) const;
   void attend_unit(const AttentionSpec& spec, Matrix q, const Cache& cache,
                    const BlockSelection* selection, std::int64_t token, int kv_head, Matrix out,
                    Worker& worker) const;
@@ -106,6 +108,7 @@ class CpuBackend final : public HostBackend<BF16> {
   InputRows input_, inner_input_;
   std::vector<std::int32_t> row_ids_;
   Scratch<float> qkv_, mlp_, inner_, slot_out_;
+  Scratch<float> block_scores_;           // [tokens of a chunk, index heads, blocks]
   Scratch<float> columns_;                // this rank's columns of a result
   Scratch<float> whole_out_;              // [slots of this rank's whole experts, hidden]
   std::vector<std::int32_t> owners_;      // rank of each token's embedding
@@ -117,8 +120,5 @@ class CpuBackend final : public HostBackend<BF16> {
       slot_of_;  // slot -> token of the chunk; (token, k) -> slot
   std::vector<float> slot_weights_;
 };
-
-// g = min(gate, limit), u = clamp(up, +-limit), bf16(g * sigmoid(alpha g) * (u + beta)).
-float swiglu_bf16(float gate, float up, const SwigluSpec& spec);
 
 }  // namespace quern::kernels

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "quern/kernels/cpu/cpu_backend.h"
+#include "quern/kernels/cpu/swiglu.h"
 
 namespace quern::kernels {
 namespace {
@@ -110,10 +111,7 @@ void CpuBackend::expert_gate_up(const SwigluSpec& swiglu, std::int64_t inner_str
           for (std::size_t i = 0; i < count; ++i) {
             float* out = inner + (slot + static_cast<std::int64_t>(i)) * inner_stride + tile.row;
             const std::int64_t at = static_cast<std::int64_t>(i) * kRowTile;
-            for (std::int64_t r = 0; r < rows; ++r) {
-              out[r] =
-                  swiglu_bf16(round_to_bf16(products[at + r]), round_to_bf16(ups[at + r]), swiglu);
-            }
+            swiglu_row(products + at, ups + at, rows, swiglu, out);
           }
         }
       });

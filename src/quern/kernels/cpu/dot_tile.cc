@@ -1,6 +1,9 @@
 // See dot_tile.h.
 #include "quern/kernels/cpu/dot_tile.h"
 
+#include <algorithm>
+#include <limits>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "quern/kernels/cpu/dot_tile.cc"
 #include <hwy/foreach_target.h>
@@ -33,19 +36,26 @@ constexpr int kDimVectors = 1;
 #endif
 constexpr int kRows = 4;
 
+#if HWY_TARGET != HWY_SCALAR
+// Per 128-bit block the sums over the block of a, b, c, e.
+HWY_INLINE V sum_blocks(V a, V b, V c, V e) {
+  const D d;
+  const hn::Repartition<double, D> d64;
+  const V ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+  const V ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
+  return hn::Add(
+      hn::BitCast(d, hn::InterleaveLower(d64, hn::BitCast(d64, ab), hn::BitCast(d64, ce))),
+      hn::BitCast(d, hn::InterleaveUpper(d64, hn::BitCast(d64, ab), hn::BitCast(d64, ce))));
+}
+#endif
+
 // Sums over the lanes of four vectors to out[0 .. count): one tree, the same for each of the four.
 HWY_INLINE void store_sums(V a, V b, V c, V e, float* out, int count) {
 #if HWY_TARGET == HWY_SCALAR
   const float sums[4] = {hn::GetLane(a), hn::GetLane(b), hn::GetLane(c), hn::GetLane(e)};
 #else
   const D d;
-  const hn::Repartition<double, D> d64;
-  const V ab = hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  const V ce = hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e));
-  // Each block of four lanes holds the block's sums of a, b, c, e.
-  const V blocks =
-      hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, hn::BitCast(d64, ab), hn::BitCast(d64, ce))),
-              hn::BitCast(d, hn::InterleaveUpper(d64, hn::BitCast(d64, ab), hn::BitCast(d64, ce))));
+  const V blocks = sum_blocks(a, b, c, e);
   HWY_ALIGN float sums[4];
 #if HWY_TARGET <= HWY_AVX3
   const hn::Half<D> half;
@@ -62,18 +72,19 @@ HWY_INLINE void store_sums(V a, V b, V c, V e, float* out, int count) {
   for (int i = 0; i < count; ++i) out[i] = sums[i];
 }
 
-// Elements [begin, end) of Rows x Tokens outputs, added to acc[token][row].
+// Rows x Tokens outputs: lanes, then the elements behind the last full vector.
 template <int Rows, int Tokens, typename Element>
-HWY_INLINE void add_products(const Element* weight, std::int64_t weight_stride,
-                             const float* const* x, std::int64_t begin, std::int64_t end,
-                             V (*acc)[kRows]) {
+HWY_INLINE void register_tile(const Element* weight, std::int64_t weight_stride,
+                              const float* const* x, std::int64_t n, float* out,
+                              std::int64_t out_stride) {
   const D d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t full = n / lanes * lanes;
   V sum[Tokens][Rows];
   for (int t = 0; t < Tokens; ++t) {
-    for (int r = 0; r < Rows; ++r) sum[t][r] = acc[t][r];
+    for (int r = 0; r < Rows; ++r) sum[t][r] = hn::Zero(d);
   }
-  for (std::int64_t i = begin; i < end; i += lanes) {
+  for (std::int64_t i = 0; i < full; i += lanes) {
     V w[Rows];
     for (int r = 0; r < Rows; ++r) w[r] = load(d, weight + r * weight_stride + i);
     for (int t = 0; t < Tokens; ++t) {
@@ -82,22 +93,12 @@ HWY_INLINE void add_products(const Element* weight, std::int64_t weight_stride,
     }
   }
   for (int t = 0; t < Tokens; ++t) {
-    for (int r = 0; r < Rows; ++r) acc[t][r] = sum[t][r];
-  }
-}
-
-// Sums of the lanes, then the elements behind the last full vector.
-template <int Rows, int Tokens, typename Element>
-HWY_INLINE void finish(const Element* weight, std::int64_t weight_stride, const float* const* x,
-                       std::int64_t full, std::int64_t n, V (*acc)[kRows], float* out,
-                       std::int64_t out_stride) {
-  for (int t = 0; t < Tokens; ++t) {
     float* row = out + t * out_stride;
     if constexpr (Rows == kRows) {
-      store_sums(acc[t][0], acc[t][1], acc[t][2], acc[t][3], row, kRows);
+      store_sums(sum[t][0], sum[t][1], sum[t][2], sum[t][3], row, kRows);
     } else {
-      const V none = hn::Zero(D());
-      for (int r = 0; r < Rows; ++r) store_sums(acc[t][r], none, none, none, row + r, 1);
+      const V none = hn::Zero(d);
+      for (int r = 0; r < Rows; ++r) store_sums(sum[t][r], none, none, none, row + r, 1);
     }
     for (int r = 0; r < Rows; ++r) {
       for (std::int64_t j = full; j < n; ++j)
@@ -106,69 +107,42 @@ HWY_INLINE void finish(const Element* weight, std::int64_t weight_stride, const 
   }
 }
 
-// All rows for Tokens tokens. Long rows are taken in pieces, so that the tokens' pieces stay in the
-// L1 cache for all rows; the sums wait in memory meanwhile.
-constexpr std::int64_t kTileRows = 32;
-constexpr std::int64_t kPiece = 512;
-
+// All rows for Tokens tokens.
 template <int Tokens, typename Element>
 HWY_INLINE void token_tile(const Element* weight, std::int64_t weight_stride, std::int64_t rows,
                            const float* const* x, std::int64_t n, float* out,
                            std::int64_t out_stride) {
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(D()));
-  const std::int64_t full = n / lanes * lanes;
-  const std::int64_t piece = Tokens == 1 ? full : kPiece;  // one token: rows stream by once
-  for (std::int64_t first = 0; first < rows; first += kTileRows) {
-    const std::int64_t count = rows - first < kTileRows ? rows - first : kTileRows;
-    const Element* tile = weight + first * weight_stride;
-    V acc[kTileRows / kRows][Tokens][kRows];
-    for (std::int64_t begin = 0; begin == 0 || begin < full; begin += piece) {
-      const std::int64_t end = full - begin < piece ? full : begin + piece;
-      for (std::int64_t r = 0; r < count; r += kRows) {
-        V(*sums)[kRows] = acc[r / kRows];
-        const Element* from = tile + r * weight_stride;
-        if (begin == 0) {
-          for (int t = 0; t < Tokens; ++t) {
-            for (int i = 0; i < kRows; ++i) sums[t][i] = hn::Zero(D());
-          }
-        }
-        float* to = out + first + r;
-        if (r + kRows <= count) {
-          add_products<kRows, Tokens>(from, weight_stride, x, begin, end, sums);
-          if (end == full)
-            finish<kRows, Tokens>(from, weight_stride, x, full, n, sums, to, out_stride);
-          continue;
-        }
-        for (std::int64_t i = 0; i < count - r; ++i) {  // fewer than kRows: one by one
-          V one[Tokens][kRows];
-          for (int t = 0; t < Tokens; ++t) one[t][0] = sums[t][i];
-          const Element* row = from + i * weight_stride;
-          add_products<1, Tokens>(row, weight_stride, x, begin, end, one);
-          for (int t = 0; t < Tokens; ++t) sums[t][i] = one[t][0];
-          if (end == full)
-            finish<1, Tokens>(row, weight_stride, x, full, n, one, to + i, out_stride);
-        }
-      }
-      if (full == 0) break;
-    }
-  }
+  std::int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    register_tile<kRows, Tokens>(weight + r * weight_stride, weight_stride, x, n, out + r,
+                                 out_stride);
+  for (; r < rows; ++r)
+    register_tile<1, Tokens>(weight + r * weight_stride, weight_stride, x, n, out + r, out_stride);
+}
+
+// `tokens` of them, at most Most.
+template <int Most, typename Element>
+HWY_INLINE void some_tokens(const Element* weight, std::int64_t weight_stride, std::int64_t rows,
+                            const float* const* x, std::int64_t tokens, std::int64_t n, float* out,
+                            std::int64_t out_stride) {
+  if (tokens == Most) return token_tile<Most>(weight, weight_stride, rows, x, n, out, out_stride);
+  if constexpr (Most > 1)
+    some_tokens<Most - 1>(weight, weight_stride, rows, x, tokens, n, out, out_stride);
 }
 
 template <typename Element>
 HWY_INLINE void all_tiles(const Element* weight, std::int64_t weight_stride, std::int64_t rows,
                           const float* const* x, std::int64_t tokens, std::int64_t n, float* out,
                           std::int64_t out_stride) {
-  std::int64_t t = 0;
-  for (; t + kTokens <= tokens; t += kTokens)
-    token_tile<kTokens>(weight, weight_stride, rows, x + t, n, out + t * out_stride, out_stride);
-  if (kTokens > 3 && t + 4 <= tokens) {
-    token_tile<4>(weight, weight_stride, rows, x + t, n, out + t * out_stride, out_stride);
-    t += 4;
+  for (std::int64_t t = 0; t < tokens;) {
+    // The last two tiles alike: 4 and 4 are faster than 6 and 2.
+    const std::int64_t left = tokens - t;
+    const std::int64_t count =
+        left >= 2 * kTokens ? kTokens : (left > kTokens ? (left + 1) / 2 : left);
+    some_tokens<kTokens>(weight, weight_stride, rows, x + t, count, n, out + t * out_stride,
+                         out_stride);
+    t += count;
   }
-  for (; t + 2 <= tokens; t += 2)
-    token_tile<2>(weight, weight_stride, rows, x + t, n, out + t * out_stride, out_stride);
-  if (t < tokens)
-    token_tile<1>(weight, weight_stride, rows, x + t, n, out + t * out_stride, out_stride);
 }
 
 void dot_tile_bf16(const BF16* weight, std::int64_t weight_stride, std::int64_t rows,
@@ -181,6 +155,70 @@ void dot_tile_f32(const float* weight, std::int64_t weight_stride, std::int64_t 
                   const float* const* x, std::int64_t tokens, std::int64_t n, float* out,
                   std::int64_t out_stride) {
   all_tiles(weight, weight_stride, rows, x, tokens, n, out, out_stride);
+}
+
+#if HWY_TARGET == HWY_SCALAR
+std::int64_t heads_of_vector() { return 1; }
+
+HWY_INLINE void head_maxima(const IndexBlock& a, const BF16* const* keys, std::int64_t h0,
+                            float* top) {
+  for (int k = 0; k < kIndexKeys; ++k) {
+    float sum[4] = {};
+    for (std::int64_t i = 0; i < index_pad(a.dim); ++i) {
+      sum[i % 8 / 2] += a.queries[index_query_place(a.heads, h0, i)] * bf16_to_float(keys[k][i]);
+    }
+    top[k % 4] = std::max(top[k % 4], (sum[0] + sum[2]) + (sum[1] + sum[3]));
+  }
+}
+#else
+std::int64_t heads_of_vector() { return static_cast<std::int64_t>(hn::Lanes(D())) / 4; }
+
+// top = the largest scores so far of the heads of one vector from h0 on, key k in lane k mod 4 of a
+// head's block.
+HWY_INLINE void head_maxima(const IndexBlock& a, const BF16* const* keys, std::int64_t h0,
+                            float* top) {
+  const D d;
+  const hn::RebindToUnsigned<D> du;
+  const std::int64_t stride = index_pad_heads(a.heads) * 4;
+  const float* queries = a.queries + h0 * 4;
+  const auto upper = hn::Set(du, 0xFFFF0000U);
+  V sum[kIndexKeys];
+  for (V& s : sum) s = hn::Zero(d);
+  for (std::int64_t i = 0; i < a.dim; i += 8) {
+    const V even = hn::LoadU(d, queries), odd = hn::LoadU(d, queries + stride);
+    queries += 2 * stride;
+    for (int k = 0; k < kIndexKeys; ++k) {
+      // Eight elements in every block; of a pair the even one lies in the lower half of a word.
+      const auto pairs = hn::LoadDup128(du, reinterpret_cast<const std::uint32_t*>(keys[k] + i));
+      sum[k] = hn::MulAdd(even, hn::BitCast(d, hn::ShiftLeft<16>(pairs)), sum[k]);
+      sum[k] = hn::MulAdd(odd, hn::BitCast(d, hn::And(pairs, upper)), sum[k]);
+    }
+  }
+  const V largest = hn::Max(sum_blocks(sum[0], sum[1], sum[2], sum[3]),
+                            sum_blocks(sum[4], sum[5], sum[6], sum[7]));
+  hn::StoreU(hn::Max(hn::LoadU(d, top), largest), d, top);
+}
+#endif
+
+void score_index_block_impl(const IndexBlock& a) {
+  const std::int64_t dim = index_pad(a.dim), heads = index_pad_heads(a.heads);
+  float* top = a.scratch;  // [heads][4]
+  auto* padded = reinterpret_cast<BF16*>(top + heads * 4);
+  for (std::int64_t i = 0; i < heads * 4; ++i) top[i] = -std::numeric_limits<float>::infinity();
+  for (std::int64_t first = 0; first < a.num_keys; first += kIndexKeys) {
+    const BF16* keys[kIndexKeys];
+    for (std::int64_t k = 0; k < kIndexKeys; ++k) {
+      // The first key stands in for those behind the last.
+      keys[k] = a.keys + (first + k < a.num_keys ? first + k : 0) * a.dim;
+      if (dim == a.dim) continue;
+      for (std::int64_t i = 0; i < dim; ++i) padded[k * dim + i] = i < a.dim ? keys[k][i] : BF16{};
+      keys[k] = padded + k * dim;
+    }
+    for (std::int64_t h = 0; h < heads; h += heads_of_vector())
+      head_maxima(a, keys, h, top + h * 4);
+  }
+  for (std::int64_t h = 0; h < a.heads; ++h)
+    a.best[h * a.best_stride] = *std::max_element(top + h * 4, top + h * 4 + 4);
 }
 
 // BF16 rounding of finite values, to nearest even, kept in float lanes.
@@ -308,6 +346,7 @@ namespace quern::kernels {
 
 HWY_EXPORT(dot_tile_bf16);
 HWY_EXPORT(dot_tile_f32);
+HWY_EXPORT(score_index_block_impl);
 HWY_EXPORT(attend_block_impl);
 
 void dot_tile(const BF16* weight, std::int64_t weight_stride, std::int64_t rows,
@@ -320,6 +359,10 @@ void dot_tile(const float* weight, std::int64_t weight_stride, std::int64_t rows
               const float* const* x, std::int64_t tokens, std::int64_t n, float* out,
               std::int64_t out_stride) {
   HWY_DYNAMIC_DISPATCH(dot_tile_f32)(weight, weight_stride, rows, x, tokens, n, out, out_stride);
+}
+
+void score_index_block(const IndexBlock& block) {
+  HWY_DYNAMIC_DISPATCH(score_index_block_impl)(block);
 }
 
 void attend_block(const AttentionBlock& block) { HWY_DYNAMIC_DISPATCH(attend_block_impl)(block); }

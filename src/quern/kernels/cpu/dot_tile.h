@@ -22,6 +22,37 @@ void dot_tile(const float* weight, std::int64_t weight_stride, std::int64_t rows
               const float* const* x, std::int64_t tokens, std::int64_t n, float* out,
               std::int64_t out_stride);
 
+// One block of the indexer's keys: the largest score of each head. A score is four sums (elements
+// 8 i + 2 p and 8 i + 2 p + 1 in sum p; i ascending), which lie side by side in a vector next to
+// those of other heads; so keys are read once for all heads and nothing crosses lanes until the
+// end.
+struct IndexBlock {
+  const float* queries = nullptr;  // [index_pad(dim) / 8][even, odd][heads padded to 4][4]
+  std::int64_t heads = 0;          // without the padding
+  std::int64_t dim = 0;            // without the padding
+  const BF16* keys = nullptr;      // [num_keys][dim]
+  std::int64_t num_keys = 0;       // at least 1
+  float* best = nullptr;           // best[head * best_stride]
+  std::int64_t best_stride = 1;
+  float* scratch = nullptr;  // [index_scratch(heads, dim)]
+};
+
+inline constexpr std::int64_t kIndexKeys = 8;  // worked on at a time
+inline std::int64_t index_pad(std::int64_t dim) { return (dim + 7) / 8 * 8; }
+inline std::int64_t index_pad_heads(std::int64_t heads) { return (heads + 3) / 4 * 4; }
+// Floats of IndexBlock::queries and where element i of a head's query is among them.
+inline std::int64_t index_queries(std::int64_t heads, std::int64_t dim) {
+  return index_pad(dim) * index_pad_heads(heads);
+}
+inline std::int64_t index_query_place(std::int64_t heads, std::int64_t head, std::int64_t i) {
+  return ((i / 8 * 2 + i % 2) * index_pad_heads(heads) + head) * 4 + i % 8 / 2;
+}
+inline std::int64_t index_scratch(std::int64_t heads, std::int64_t dim) {
+  return kIndexKeys * index_pad(dim) / 2 + index_pad_heads(heads) * 4;
+}
+
+void score_index_block(const IndexBlock& block);
+
 // One block of keys and values of streamed-softmax attention, for the query heads of one KV head.
 // The heads lie in the lanes of a vector, so nothing is summed across lanes; `heads` is padded with
 // zero queries to a multiple of kHeadPad. Order: dim ascending, keys ascending.
