@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
-#include <regex>
 #include <sstream>
 
 #include "quern/base/file.h"
+#include "quern/eval/python_regex.h"
 #include "quern/eval/sha256.h"
 #include "tests/apps/command.h"
 #include "tests/apps/made_up_server.h"
@@ -61,10 +61,10 @@ class HarnessRun : public ::testing::TestWithParam<std::string> {
       const std::lock_guard lock(mutex);
       std::sort(out.bodies.begin(), out.bodies.end());
     }
-    const auto masked = [&](const std::string& text) {
-      static const std::regex date(R"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})");
-      return std::regex_replace(
-          replaced(text, fmt::format("127.0.0.1:{}", server.port()), "HOST:PORT"), date, "DATE");
+    const auto masked = [&](std::string text) {
+      static const PythonRegex date(R"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{6})");
+      for (const auto& found : date.find_all(text)) text = replaced(text, found.front(), "DATE");
+      return replaced(text, fmt::format("127.0.0.1:{}", server.port()), "HOST:PORT");
     };
     const std::string begin = model(spec) + " (";
     out.console =
