@@ -63,5 +63,22 @@ TEST(AtomicFile, AppearsOnlyWhenCommitted) {
   EXPECT_THROW(AtomicFile(directory / "no" / "such"), Error);
 }
 
+// The part file stands for a device: one that is full, one that cannot write its data back.
+TEST(AtomicFile, FailedWritesAndWriteBacksAreErrors) {
+  const test::TempDirectory directory;
+  const fs::path path = directory / "out";
+  const struct {
+    const char* device;
+    const char* error;
+  } rows[] = {{"/dev/full", "cannot write"}, {"/dev/null", "cannot sync"}};
+  for (const auto& row : rows) {
+    fs::create_symlink(row.device, path.string() + ".part");
+    EXPECT_THAT(error_message([&] { write_file(path, "text"); }),
+                testing::AllOf(HasSubstr(row.error), HasSubstr(path.string() + ".part")));
+    EXPECT_FALSE(fs::exists(path));
+    EXPECT_FALSE(fs::is_symlink(path.string() + ".part")) << "it was removed";
+  }
+}
+
 }  // namespace
 }  // namespace quern

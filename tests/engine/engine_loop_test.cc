@@ -534,6 +534,31 @@ TEST(EngineLoop, WhatCannotBeEncodedIsRefused) {
                         "cache size 120"));
 }
 
+// The tower would throw in a step, which ends the engine.
+TEST(EngineLoop, AnImageLargerThanTheTowerIsRefused) {
+  auto options = image_options(200);
+  options.max_segment_patches = 2 * 6 * 8;
+  options.segment_steps = 2;
+  Rig rig(options);
+  const auto submit = [&](const char* id, int t, int h, int w) {
+    ImageInput image = test::fake_image(10, 100, 1);
+    auto patches = std::make_shared<vision::ImagePatches>(*image.patches);
+    patches->grid_t = t;
+    patches->grid_h = h;
+    patches->grid_w = w;
+    image.patches = std::move(patches);
+    return quern::test::error_message(
+        [&] { rig.collector.submit(rig.loop, image_request(id, {image})); });
+  };
+  EXPECT_THAT(submit("a", 1, 10, 10),
+              HasSubstr("an image item of 100 patches in a segment, the vision tower takes at most "
+                        "96."));
+  EXPECT_EQ(submit("b", 1, 12, 8), "");
+  EXPECT_EQ(submit("c", 5, 6, 8), "") << "segments of two steps";
+  rig.collector.wait("b");
+  rig.collector.wait("c");
+}
+
 // Requests with images in every schedule, with little room for images and blocks.
 TEST(EngineLoop, ImagesAloneAndTogetherUnderAnyScheduleAreIdentical) {
   const auto requests = [] {

@@ -1,11 +1,15 @@
 #include "quern/eval/answer_cache.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <optional>
 #include <string>
 
 #include "quern/base/file.h"
+#include "tests/support/error_message.h"
 #include "tests/support/temp_directory.h"
 
 namespace quern {
@@ -62,6 +66,42 @@ TEST(AnswerCache, TornAndForeignLinesAreLeftOut) {
   }
   const AnswerCache cache(directory / "cache", kModel);
   EXPECT_EQ(cache.find("after"), std::optional(std::optional<std::string>("5")));
+}
+
+// Files of this process may have no more bytes, as on a disk that is full.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  rlimit before_{};
+};
+
+TEST(AnswerCache, AWriteThatFailsIsAnError) {
+  const test::TempDirectory directory;
+  AnswerCache cache(directory / "cache", kModel);
+  std::string half;
+  std::string none;
+  {
+    const FileSizeLimit limit(20);
+    half = test::error_message([&] { cache.store("key", "4"); });
+    none = test::error_message([&] { cache.store("key", "4"); });
+  }
+  const std::string file = (directory / "cache").string();
+  EXPECT_EQ(half, "the answer cache '" + file + "' is full");
+  EXPECT_THAT(none, testing::HasSubstr("cannot write the answer cache '" + file + "'"));
+  EXPECT_FALSE(cache.find("key"));
 }
 
 }  // namespace

@@ -129,6 +129,24 @@ TEST(Evaluator, ResumesFromTheCacheAndNeverMixesModels) {
   EXPECT_EQ(sampled.calls, 40);
 }
 
+TEST(Evaluator, EachRepeatHasAnAnswerOfItsOwnInTheCache) {
+  const test::TempDirectory folder;
+  EvaluationOptions options = options_of(1, 4);
+  options.cache_file = folder / "cache.jsonl";
+  const auto calls_of = [&](std::size_t repeats) {
+    Scripted backend("a");
+    std::vector<EvalTask> tasks;
+    tasks.push_back(load_task("arith", {}));
+    tasks.front().repeats = repeats;
+    evaluate(std::move(tasks), options, backend);
+    return backend.calls.load();
+  };
+  EXPECT_EQ(calls_of(3), 12);
+  EXPECT_EQ(calls_of(3), 0);
+  EXPECT_EQ(calls_of(1), 0) << "the first repeat is the request itself";
+  EXPECT_EQ(calls_of(5), 8);
+}
+
 TEST(Evaluator, AFailureNamesTheDocument) {
   Scripted backend("a");
   backend.fail_at = 3;

@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "quern/base/error.h"
+#include "quern/eval/answer_cache.h"
 #include "quern/eval/http_connection.h"
 #include "tests/server/media_server.h"
 #include "tests/support/scripted_server.h"
@@ -137,6 +140,23 @@ TEST(HttpChatBackend, IdentityTakesTheFingerprint) {
   EXPECT_EQ(client(server)->identity()["server"], "abc");
   ScriptedServer without([](int, const std::string&) { return http(404, "{}"); });
   EXPECT_EQ(client(without)->identity()["server"], nullptr);
+}
+
+// What is cached has its thinking cut off: two markers keep two texts of one answer.
+TEST(HttpChatBackend, TheEndOfThinkingIsPartOfTheCachesKey) {
+  ScriptedServer server([](int, const std::string&) { return http(404, "{}"); });
+  const test::TempDirectory directory;
+  std::vector<std::string> keys;
+  for (const char* marker : {"", "</think>", "</other>"}) {
+    HttpBackendOptions options;
+    options.url = server.url("/v1/chat/completions");
+    options.model = "m";
+    options.think_end_token = marker;
+    const AnswerCache cache(directory / "cache", make_http_chat_backend(options)->identity());
+    const std::string key = cache.key(kRequest);
+    EXPECT_THAT(keys, testing::Not(testing::Contains(key))) << marker;
+    keys.push_back(key);
+  }
 }
 
 TEST(HttpChatBackend, HttpsTrustsWhatItIsToldTo) {

@@ -39,6 +39,7 @@ class ApiFixture : public testing::Test {
     service_ = std::make_unique<ChatService>(
         tokenizer_, ChatTemplate::load(QUERN_SOURCE_DIR "/models/m3-tiny"), generator_, chat_);
     server_ = std::make_unique<HttpServer>(http_, [this](HttpExchange& exchange) {
+      last_exchange_ = &exchange;
       return front_ ? front_->handle(exchange) : api_->handle(exchange);
     });
     api_ = std::make_unique<Api>(*service_, options_);
@@ -99,7 +100,8 @@ class ApiFixture : public testing::Test {
   std::unique_ptr<ChatService> service_;
   std::unique_ptr<HttpServer> server_;
   std::unique_ptr<Api> api_;
-  std::unique_ptr<Front> front_;  // a test may set it
+  std::unique_ptr<Front> front_;           // a test may set it
+  HttpExchange* last_exchange_ = nullptr;  // server's thread
   std::thread thread_;
 };
 

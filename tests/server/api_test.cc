@@ -73,6 +73,26 @@ TEST_F(ApiTest, AnswersAndErrors) {
   }
 }
 
+// A body may be tens of megabytes, a generation takes minutes.
+TEST_F(ApiTest, BodiesAreNotKeptWhileTheEngineWorks) {
+  start();
+  std::atomic<int> kept = 0;
+  generator_.on_submit = [&](const auto&) {  // on the server's thread
+    kept += last_exchange_->request().body.empty() ? 0 : 1;
+  };
+  const std::string messages = R"("messages":[{"role":"user","content":"hi"}])";
+  const std::pair<const char*, std::string> rows[] = {
+      {"/v1/chat/completions", "{" + messages + "}"},
+      {"/v1/completions", R"({"prompt":"hi"})"},
+      {"/v1/messages", R"({"model":"tiny","max_tokens":5,)" + messages + "}"},
+      {"/v1/responses", R"({"input":"hi"})"}};
+  for (const auto& [path, text] : rows) {
+    EXPECT_EQ(ask(post(path, text)).first, "HTTP/1.1 200") << path;
+    EXPECT_EQ(kept, 0) << path;
+  }
+  EXPECT_EQ(generator_.submitted, 4);
+}
+
 // References of tools are followed for who parses calls only.
 TEST_F(ApiTest, ToolsArePlannedWhenTheirCallsAreParsed) {
   start();

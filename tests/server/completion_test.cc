@@ -284,6 +284,31 @@ TEST_F(CompletionApi, StreamEndsWithUsageAndDone) {
   EXPECT_TRUE(text.ends_with("\"completion_tokens\":3}}\n\ndata: [DONE]\n\n")) << text;
 }
 
+// The logprobs of a long prompt are written on the pool, of a short one where the answer is.
+TEST_F(CompletionApi, LogprobsOfLongAndShortPromptsAreWhole) {
+  generator_.logprobs = true;
+  start();
+  for (const int count : {3, 400}) {
+    generator_.prompt_logprobs = count;
+    const std::string fields = R"({"prompt":"a","echo":true,"logprobs":1)";
+    const Json body = parse_json(ask(post("/v1/completions", fields + "}")).second, "body");
+    const Json& whole = body.at("choices").at(0);
+    EXPECT_EQ(whole["text"], "aHello world");
+    EXPECT_EQ(whole["logprobs"]["tokens"].size(), static_cast<std::size_t>(1 + count + 3));
+    const std::string text =
+        unchunk(ask(post("/v1/completions", fields + R"(,"stream":true})")).second);
+    Json tokens = Json::array();
+    std::istringstream events(text);
+    for (std::string line; std::getline(events, line);) {
+      if (!line.starts_with("data: {")) continue;
+      const Json event = Json::parse(line.substr(6));
+      for (const Json& token : event.at("choices").at(0)["logprobs"]["tokens"])
+        tokens.push_back(token);
+    }
+    EXPECT_EQ(tokens, whole["logprobs"]["tokens"]);
+  }
+}
+
 TEST_F(CompletionApi, FailureIsAnErrorBody) {
   generator_.fail = true;
   generator_.pieces.clear();

@@ -18,7 +18,10 @@ namespace {
 namespace asio = boost::asio;
 using std::chrono::milliseconds;
 
-// /echo: the body back; /stream: three pieces; /flood: 64 MB; /slow: answers after 300 ms; /throw.
+constexpr std::size_t kLargeBytes = 14 << 20;
+
+// /echo: the body back; /stream: three pieces; /flood: 64 MB; /slow: answers after 300 ms; /throw;
+// /large, /piece: kLargeBytes as a body, as one piece of a stream; /late: watches after 100 ms.
 class HttpServerTest : public testing::Test {
  protected:
   void start(HttpOptions options = {}) {
@@ -46,6 +49,21 @@ class HttpServerTest : public testing::Test {
       asio::steady_timer timer(co_await asio::this_coro::executor, milliseconds(300));
       co_await timer.async_wait(asio::use_awaitable);
     }
+    if (path == "/late") {
+      asio::steady_timer timer(co_await asio::this_coro::executor, milliseconds(100));
+      co_await timer.async_wait(asio::use_awaitable);
+      exchange.watch([this] { ++disconnects_; });
+    }
+    if (path == "/large") {
+      response.body = std::string(kLargeBytes, 'x');
+      co_return co_await exchange.respond(std::move(response));
+    }
+    if (path == "/piece") {
+      co_await exchange.begin_stream(response);
+      co_await exchange.write(std::string(kLargeBytes, 'x'));
+      co_return co_await exchange.end_stream();
+    }
+    if (path == "/release") exchange.release_body();
     if (path == "/stream" || path == "/flood") {
       co_await exchange.begin_stream(response);
       const int pieces = path == "/stream" ? 3 : 1024;
@@ -165,11 +183,40 @@ TEST_F(HttpServerTest, AReaderThatTakesNothingIsCutOffAndBlocksNobody) {
   start(options);
   RawClient lazy(server_->port());
   lazy.send("GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
+  RawClient lazier(server_->port(), 64 << 10);
+  lazier.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
   for (int i = 0; i < 20; ++i) EXPECT_TRUE(ask(post("/echo", "x")).starts_with("HTTP/1.1 200"));
   std::this_thread::sleep_for(milliseconds(800));
   std::string got = lazy.read_all();
   EXPECT_TRUE(lazy.ended());
   EXPECT_FALSE(got.ends_with("0\r\n\r\n"));
+  EXPECT_LT(lazier.skip(2 * kLargeBytes), kLargeBytes);
+}
+
+// The time-out is for progress, not for the whole of a large answer.
+TEST_F(HttpServerTest, AReaderThatIsOnlySlowGetsEverything) {
+  HttpOptions options;
+  options.write_timeout = milliseconds(600);
+  start(options);
+  RawClient body(server_->port(), 64 << 10);
+  RawClient stream(server_->port(), 64 << 10);
+  body.send("GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  stream.send("GET /piece HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+  std::size_t body_bytes = 0;
+  std::size_t stream_bytes = 0;
+  while (!body.ended() || !stream.ended()) {
+    body_bytes += body.skip(256 << 10);
+    stream_bytes += stream.skip(256 << 10);
+    std::this_thread::sleep_for(milliseconds(20));
+  }
+  EXPECT_GT(body_bytes, kLargeBytes);
+  EXPECT_GT(stream_bytes, kLargeBytes);
+}
+
+TEST_F(HttpServerTest, AReleasedBodyIsGone) {
+  start();
+  const std::string answer = ask(post("/release", "the body"));
+  EXPECT_TRUE(answer.ends_with("POST /release  ")) << answer;
 }
 
 TEST_F(HttpServerTest, DisconnectIsNoticedWhileTheHandlerWorks) {
@@ -187,6 +234,17 @@ TEST_F(HttpServerTest, DisconnectIsNoticedWhileTheHandlerWorks) {
   client.read_until("GET /slow");
   client.send(post("/echo", "again"));
   EXPECT_NE(client.read_until("again").find("again"), std::string::npos);
+  EXPECT_EQ(disconnects_, 1);
+}
+
+TEST_F(HttpServerTest, WhoWatchesAConnectionThatWasAbortedIsTold) {
+  start();
+  RawClient client(server_->port());
+  client.send("GET /late HTTP/1.1\r\nHost: a\r\n\r\n");
+  while (requests_ == 0) std::this_thread::yield();
+  server_->stop();
+  server_->stop();  // the second one aborts
+  thread_.join();
   EXPECT_EQ(disconnects_, 1);
 }
 

@@ -211,6 +211,32 @@ TEST_F(MediaHttpTest, ALookUpThatHangsCostsNoMoreThanTheTime) {
   blocking.join();
 }
 
+TEST_F(MediaHttpTest, LookUpsHaveALimit) {
+  MediaHttpOptions options;
+  options.max_look_ups = 1;
+  options.resolve = [](const std::string&) {
+    std::this_thread::sleep_for(milliseconds(50));
+    return std::vector<asio::ip::address>{};
+  };
+  asio::thread_pool blocking(2);
+  asio::io_context context;
+  const MediaHttp http(options, blocking.get_executor());
+  std::vector<std::future<std::string>> results;
+  for (int i = 0; i < 2; ++i)
+    results.push_back(asio::co_spawn(context, http.fetch("http://slow.test/"), asio::use_future));
+  context.run();
+  std::vector<int> statuses;
+  for (auto& result : results) {
+    try {
+      result.get();
+    } catch (const ApiError& error) {
+      statuses.push_back(error.status());
+    }
+  }
+  EXPECT_THAT(statuses, testing::ElementsAre(400, 429));
+  blocking.join();
+}
+
 TEST_F(MediaHttpTest, UrlsThatAreNone) {
   for (const char* url :
        {"http://", "http:///x", "http://a b/", "http://a\r\nHost: b/", "http://user:pw@a.test/",

@@ -5,11 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <boost/asio/ip/address.hpp>
 #include <future>
 
+#include "quern/base/file.h"
 #include "quern/server/api_error.h"
 #include "tests/server/base64.h"
 #include "tests/server/media_server.h"
+#include "tests/support/temp_directory.h"
 
 namespace quern::server {
 namespace {
@@ -106,6 +109,78 @@ TEST(MediaLoader, SlowFetchesDoNotBlockOthers) {
   go = true;
   for (auto& result : slow) EXPECT_EQ(result.get()[0].bytes, "slow");
   EXPECT_EQ(most, 3);
+}
+
+// A name server that does not answer holds up names only.
+TEST(MediaLoader, SlowNamesDoNotBlockOthers) {
+  std::atomic<bool> go = false;
+  std::atomic<int> looked_up = 0;
+  MediaOptions options;
+  options.resolve = [&](const std::string&) {
+    ++looked_up;
+    while (!go) std::this_thread::sleep_for(milliseconds(1));
+    return std::vector<boost::asio::ip::address>{};
+  };
+  MediaLoader loader(options, std::make_shared<MemoryBudget>(1 << 20));
+  std::vector<std::future<std::pair<int, std::string>>> slow;
+  for (int i = 0; i < 8; ++i) {
+    slow.push_back(
+        std::async(std::launch::async, [&] { return failure(loader, {"http://slow.test/"}); }));
+  }
+  while (looked_up < 4) std::this_thread::sleep_for(milliseconds(1));
+  auto quick =
+      std::async(std::launch::async, [&] { return loader.load({test::png_data_url("quick")}); });
+  EXPECT_EQ(quick.wait_for(std::chrono::seconds(3)), std::future_status::ready);
+  go = true;
+  EXPECT_EQ(quick.get()[0].bytes, "quick");
+  for (auto& result : slow) EXPECT_EQ(result.get().first, 400);
+}
+
+// What a header declares, or may still send, is reserved before a byte of it is read.
+TEST(MediaLoader, MemoryIsReservedBeforeReading) {
+  const quern::test::TempDirectory directory;
+  write_file(directory / "picture", std::string(900, 'x'));
+  LoopbackServer* running = nullptr;
+  LoopbackServer server([&](const std::string& request, const auto& write) {
+    write(request.starts_with("GET /declared ")
+              ? "HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"
+              : "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+    while (!running->stopping()) std::this_thread::sleep_for(milliseconds(1));  // and no body
+  });
+  running = &server;
+  MediaOptions options = loopback_allowed();
+  options.max_item_bytes = 1000;
+  options.allowed_local_media_path = directory.path().string();
+  options.fetch_timeout = milliseconds(60'000);
+  const auto budget = std::make_shared<MemoryBudget>(800);
+  MediaLoader loader(options, budget);
+  for (const std::string& url :
+       {server.url("/declared"), server.url("/chunked"),
+        "file://" + (directory / "picture").string(), test::png_data_url(std::string(900, 'x'))}) {
+    EXPECT_EQ(failure(loader, {url}).first, 429) << url.substr(0, 60);
+  }
+  EXPECT_EQ(budget->used(), 0U);
+  const auto media = loader.load({test::png_data_url(std::string(798, 'x'))});  // no padding
+  EXPECT_EQ(budget->used(), 798U);
+}
+
+TEST(MemoryBudget, AReservationBecomesAShareOfWhatWasNeeded) {
+  const auto budget = std::make_shared<MemoryBudget>(100);
+  {
+    MemoryBudget::Reservation reservation(budget);
+    EXPECT_TRUE(reservation.take(90));
+    EXPECT_EQ(budget->take(20), nullptr);
+    EXPECT_FALSE(reservation.take(101));
+    EXPECT_EQ(budget->used(), 0U);
+    EXPECT_TRUE(reservation.take(60));
+    const auto share = reservation.keep(10);
+    EXPECT_EQ(budget->used(), 10U);
+    EXPECT_TRUE(reservation.take(30));
+    EXPECT_EQ(reservation.keep(91), nullptr);
+    EXPECT_NE(reservation.keep(90), nullptr);
+    EXPECT_TRUE(reservation.take(30));
+  }
+  EXPECT_EQ(budget->used(), 0U);
 }
 
 // Two fetches at once: the third waits for its turn. All end at once when their clients go, and

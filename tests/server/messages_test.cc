@@ -165,7 +165,8 @@ TEST_F(MessagesApi, ErrorsAndCounting) {
       text,
       R"({"type":"error","error":{"type":"not_found_error","message":"The model `x` does not exist."}})");
   EXPECT_EQ(ask(post("/v1/messages", "{")).first, "HTTP/1.1 400");
-  for (const char* wrong : {R"("system":["text"])", R"("tool_choice":{"type":1},"tools":[{"name":"f"}])"}) {
+  for (const char* wrong :
+       {R"("system":["text"])", R"("tool_choice":{"type":1},"tools":[{"name":"f"}])"}) {
     const auto answer =
         ask(post("/v1/messages",
                  R"({"model":"tiny","max_tokens":1,"messages":[{"role":"user","content":"a"}],)" +
@@ -181,6 +182,16 @@ TEST_F(MessagesApi, ErrorsAndCounting) {
   generator_.pieces.clear();
   EXPECT_NE(ask(post("/v1/messages", body(""))).second.find(R"("type":"api_error")"),
             std::string::npos);
+}
+
+// What nobody foresaw is told in this protocol's form as well, without its text.
+TEST_F(MessagesApi, UnforeseenErrorsHaveTheFormToo) {
+  start();
+  generator_.on_submit = [](const auto&) { throw std::runtime_error("a secret"); };
+  const auto [status, text] = ask(post("/v1/messages", body("")));
+  EXPECT_EQ(status, "HTTP/1.1 500");
+  EXPECT_EQ(text,
+            R"({"type":"error","error":{"type":"api_error","message":"Internal server error"}})");
 }
 
 }  // namespace

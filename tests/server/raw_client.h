@@ -15,7 +15,11 @@ namespace quern::server {
 
 class RawClient {
  public:
-  explicit RawClient(int port) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  // `receive_bytes`: room that the kernel has for what is not read yet; 0 = its own choice.
+  explicit RawClient(int port, int receive_bytes = 0) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    if (receive_bytes > 0) {
+      ::setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof receive_bytes);
+    }
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<std::uint16_t>(port));
@@ -60,6 +64,20 @@ class RawClient {
     return text_;
   }
   std::string read_all() { return read_until(""); }
+  // Takes at most that many bytes, as they come; how many there were until the end.
+  std::size_t skip(std::size_t most) {
+    std::string buffer(most, '\0');
+    std::size_t taken = 0;
+    while (taken < most && !ended_) {
+      const auto got = ::recv(fd_, buffer.data(), most - taken, 0);
+      if (got <= 0) {
+        ended_ = true;
+      } else {
+        taken += static_cast<std::size_t>(got);
+      }
+    }
+    return taken;
+  }
   bool ended() const { return ended_; }  // the server has closed
 
  private:

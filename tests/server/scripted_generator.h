@@ -25,7 +25,8 @@ class ScriptedGenerator final : public Generator {
   bool endless = false;                // repeats the pieces until cancelled
   bool fail = false;                   // ends with kError instead of `end`
   engine::FinishReason end = engine::FinishReason::kStop;
-  bool logprobs = false;  // each token with one
+  bool logprobs = false;    // each token with one
+  int prompt_logprobs = 0;  // as many in the first output
   std::function<void(const engine::GenerationRequest&)> on_submit;
   std::atomic<int> cancelled{0};
   std::atomic<int> submitted{0};
@@ -80,6 +81,9 @@ class ScriptedGenerator final : public Generator {
       output = {};
       output.text = std::move(text);
       output.token_ids = {tokens % 100};
+      for (int i = 0; tokens == 0 && i < prompt_logprobs; ++i) {
+        output.prompt_logprobs.push_back({{i % 100, -2.0F}, 1, {{i % 100, -2.0F}}});
+      }
       if (logprobs) output.logprobs = {{{tokens % 100, -1.0F}, 1, {}}};
       output.prompt_tokens = static_cast<int>(request.prompt.size());
       output.completion_tokens = ++tokens;

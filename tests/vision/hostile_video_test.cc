@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -81,11 +82,33 @@ TEST_F(HostileVideo, LimitsHold) {
   EXPECT_EQ(outcome(file, {.max_pixels = 84 * 56 - 1}),
             "frames of 84 x 56 pixels exceed the limit of 4703 pixels");
   EXPECT_EQ(outcome(file, {.max_frames = 101}), "video of 102 frames exceeds the limit of 101");
+  // 18 frames of whole blocks of 64 x 64 behind an edge, with 12 bits a pixel.
+  EXPECT_EQ(outcome(file, {.max_decoder_bytes = 18 * 192 * 128 * 3 / 2}), "");
+  EXPECT_EQ(outcome(file, {.max_decoder_bytes = 18 * 192 * 128 * 3 / 2 - 1}),
+            "decoding frames of 84 x 56 pixels (yuv420p) may take 663552 bytes, which exceeds the "
+            "limit of 663551 bytes");
   EXPECT_EQ(outcome(file, {.max_decode_seconds = 0}), "decoding takes longer than 0 s");
   const auto config = make_preprocess_config(PreprocessorConfig{});
   EXPECT_EQ(test::error_message<ImageError>([&] { plan_video(file, config, {}, 11); }),
             "video has more than 2 frames to look at");
   EXPECT_NO_THROW(plan_video(file, config, {}, 12));
+}
+
+// The deadline passes while the last frames are given out, when there are no packets left to feed.
+TEST_F(HostileVideo, TheDeadlineHoldsForEachFrame) {
+  constexpr double kSeconds = 0.5;
+  const Bytes file = clip("h264");
+  VideoReader reader(file, {.max_decode_seconds = kSeconds});
+  for (int frame = 0; frame < 101; ++frame) ASSERT_TRUE(reader.next());
+  const auto cpu_seconds = [] {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+  };
+  for (const double begin = cpu_seconds(); cpu_seconds() < begin + kSeconds;) {
+  }
+  EXPECT_EQ(test::error_message<ImageError>([&] { reader.next(); }),
+            "decoding takes longer than 0.5 s");
 }
 
 // Sizes that the container claims: the stream's own header may correct them, memory is what counts.

@@ -83,6 +83,10 @@ struct Engine::Impl {
       loop_options.encoder_cache_tokens = static_cast<int>(
           std::max<std::int64_t>(options.max_num_batched_tokens, largest_image_tokens()));
       loop_options.scheduler.max_encoder_tokens = loop_options.encoder_cache_tokens;
+      // The tower's limit (ModelHost).
+      loop_options.max_segment_patches =
+          std::max(image_config->max_image_patches(), image_config->max_segment_patches());
+      loop_options.segment_steps = image_config->segment_steps;
       loop_options.scheduler.disable_chunked_mm_input = options.images.disable_chunked_mm_input;
     }
     loop_options.num_kv_blocks = num_blocks;

@@ -31,6 +31,17 @@ void check_image_length(int tokens, int most) {
       "image");
 }
 
+// In a step the tower could only fail, and the engine with it.
+void check_segment(const vision::ImagePatches& image, const EngineLoopOptions& options) {
+  const std::int64_t steps = std::min(image.grid_t, options.segment_steps);
+  const std::int64_t patches = steps * image.grid_h * image.grid_w;
+  if (patches <= options.max_segment_patches) return;
+  throw InvalidRequest(fmt::format("The prompt contains an image item of {} patches in a segment, "
+                                   "the vision tower takes at most {}.",
+                                   patches, options.max_segment_patches),
+                       "image");
+}
+
 }  // namespace
 
 // All of one request. The scheduler sees the Sequence.
@@ -142,6 +153,7 @@ void EngineLoop::check_images(const GenerationRequest& request) const {
     QUERN_CHECK(static_cast<std::size_t>(end) <= request.prompt.size());
     if (runner_.feature_size() == 0) throw InvalidRequest("The model takes no images.", "image");
     check_image_length(image.patches->num_tokens, options_.encoder_cache_tokens);
+    check_segment(*image.patches, options_);
     if (options_.scheduler.disable_chunked_mm_input) {
       check_image_length(image.num_tokens, options_.scheduler.max_num_batched_tokens);
     }

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,6 +33,10 @@ struct EngineLoopOptions {
   int max_model_len = 0;  // at most num_kv_blocks * 128
   bool enable_prefix_caching = true;
   int encoder_cache_tokens = 0;  // rows of image features; the largest image a request may bring
+  // Patches that the vision tower takes at once: of an image, or of `segment_steps` temporal
+  // patches.
+  std::int64_t max_segment_patches = std::numeric_limits<std::int64_t>::max();
+  int segment_steps = 1;
   std::uint64_t seed = 0;
   int max_logprobs = 20;
   LogprobsMode logprobs_mode = LogprobsMode::kRawLogprobs;

@@ -56,6 +56,7 @@ asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, HttpExchange& exchange,
     if (result.media.empty()) result.plan = api.service.plan(result.request);
     return result;
   });
+  exchange.release_body();
   if (!reading.plan) {
     put_media(co_await load(*api.service.media(), exchange, take_urls(reading.media)),
               reading.media);

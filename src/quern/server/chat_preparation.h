@@ -15,7 +15,8 @@ namespace quern::server {
 // Compiles the form of the answer, if it has one that is not known yet. Throws ApiError.
 boost::asio::awaitable<void> prepare_grammar(ApiContext& api, GenerationPlan& plan);
 
-// `read` makes the request (on the pool; what it refers to is held by the waiting coroutine). The
+// `read` makes the request (on the pool; what it refers to is held by the waiting coroutine); the
+// body of `exchange` is released behind it. The
 // media of the messages are loaded, unless the client of `exchange` goes meanwhile; then the plan
 // is made, its grammar too. Throws ApiError.
 boost::asio::awaitable<ChatPlan> prepare_chat(ApiContext& api, HttpExchange& exchange,

@@ -58,7 +58,10 @@ asio::awaitable<void> chat(ApiContext& api, HttpExchange& exchange) {
     co_await stream_answer(exchange, running, events);
   } else {
     HttpResponse response;
-    response.body = writer.body(co_await complete_answer(running));
+    const ChatCompletion completion = co_await complete_answer(running);
+    // The logprobs of a long prompt are megabytes of JSON.
+    response.body =
+        co_await api.on_pool([&writer, &completion] { return writer.body(completion); });
     co_await exchange.respond(std::move(response));
   }
 }

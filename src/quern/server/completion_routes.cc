@@ -1,6 +1,7 @@
 // POST /v1/completions, plain and streamed.
 // Must never send a status line before the engine's first output: an early failure is still a plain
 // HTTP error. Proved by tests/server/completion_test.cc.
+#include <algorithm>
 #include <boost/asio/this_coro.hpp>
 #include <utility>
 
@@ -17,28 +18,55 @@ namespace {
 
 namespace asio = boost::asio;
 
-asio::awaitable<void> answer_whole(HttpExchange& exchange, RunningGenerations& running,
-                                   CompletionWriter& writer) {
+// A step makes a few tokens; a prompt's tokens may be a million, with twenty alternatives each.
+constexpr std::size_t kManyTokens = 64;
+
+bool is_long(const Mailbox::Batch& batch) {
+  return std::any_of(batch.begin(), batch.end(), [](const auto& entry) {
+    return entry.second.prompt_logprobs.size() + entry.second.logprobs.size() > kManyTokens;
+  });
+}
+
+// Gives the batch to `take`, on the pool when that takes time.
+template <typename Take>
+asio::awaitable<void> for_batch(ApiContext& api, Mailbox::Batch batch, Take take) {
+  const auto take_all = [&] {
+    for (auto& [choice, output] : batch) take(choice, std::move(output));
+  };
+  if (is_long(batch)) {
+    co_await api.on_pool(take_all);
+  } else {
+    take_all();
+  }
+}
+
+asio::awaitable<void> answer_whole(ApiContext& api, HttpExchange& exchange,
+                                   RunningGenerations& running, CompletionWriter& writer) {
   while (!running.finished()) {
-    for (auto& [choice, output] : co_await running.next()) writer.feed(choice, std::move(output));
+    Mailbox::Batch batch = co_await running.next();
+    co_await for_batch(api, std::move(batch), [&writer](int choice, engine::Output output) {
+      writer.feed(choice, std::move(output));
+    });
   }
   HttpResponse response;
-  response.body = writer.body();
+  response.body = co_await api.on_pool([&writer] { return writer.body(); });
   co_await exchange.respond(std::move(response));
 }
 
 // Failures after the status line become an event.
-asio::awaitable<void> answer_stream(HttpExchange& exchange, const CompletionPlan& plan,
-                                    RunningGenerations& running, CompletionWriter& writer) {
+asio::awaitable<void> answer_stream(ApiContext& api, HttpExchange& exchange,
+                                    const CompletionPlan& plan, RunningGenerations& running,
+                                    CompletionWriter& writer) {
   bool begun = false;
   bool failed = false;
   while (!running.finished() && !failed) {
     std::string piece;
     try {
-      for (auto& [choice, output] : co_await running.next()) {
+      Mailbox::Batch batch = co_await running.next();
+      co_await for_batch(api, std::move(batch), [&](int choice, engine::Output output) {
         writer.feed(choice, std::move(output));
         piece += writer.event(choice);
-      }
+      });
     } catch (const ApiError& error) {
       if (!begun) throw;
       piece += sse_event(error.body());
@@ -69,14 +97,15 @@ asio::awaitable<void> completions(ApiContext& api, HttpExchange& exchange) {
     made.prompts.front().form_field = "structured_outputs";
     return made;
   });
+  exchange.release_body();
   co_await prepare_grammar(api, plan.prompts.front());
   for (GenerationPlan& prompt : plan.prompts) prompt.grammar = plan.prompts.front().grammar;
   RunningGenerations running(api, exchange, plan.prompts, co_await asio::this_coro::executor);
   CompletionWriter writer(plan, api.service.tokenizer(), api.options.writer.prompt_tokens_details);
   if (plan.first().stream) {
-    co_await answer_stream(exchange, plan, running, writer);
+    co_await answer_stream(api, exchange, plan, running, writer);
   } else {
-    co_await answer_whole(exchange, running, writer);
+    co_await answer_whole(api, exchange, running, writer);
   }
 }
 

@@ -36,6 +36,8 @@ class FrontExchange final : public HttpExchange {
       : inner_(inner), headers_(std::move(headers)) {}
 
   const HttpRequest& request() const override { return inner_.request(); }
+  void release_body() override { inner_.release_body(); }
+  bool answered() const override { return inner_.answered(); }
   asio::awaitable<void> respond(HttpResponse response) override {
     begin(response);
     bytes_ = response.body.size();

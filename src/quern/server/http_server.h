@@ -39,7 +39,7 @@ struct HttpOptions {
   std::chrono::milliseconds header_timeout{
       30'000};  // from a request's first byte to its header's end
   std::chrono::milliseconds body_timeout{120'000};  // for the whole body
-  std::chrono::milliseconds write_timeout{60'000};  // one write, i.e. a reader that takes nothing
+  std::chrono::milliseconds write_timeout{60'000};  // of a reader that takes nothing
   std::chrono::milliseconds drain_timeout{30'000};  // for running requests after stop()
 };
 
@@ -72,13 +72,17 @@ class HttpExchange {
  public:
   virtual ~HttpExchange() = default;
   virtual const HttpRequest& request() const = 0;
+  // The body is not looked at any more: its memory need not wait for the answer.
+  virtual void release_body() = 0;
+  // Whether respond() or begin_stream() was called.
+  virtual bool answered() const = 0;
   virtual boost::asio::awaitable<void> respond(HttpResponse response) = 0;
   virtual boost::asio::awaitable<void> begin_stream(HttpResponse head) = 0;
   virtual boost::asio::awaitable<void> write(std::string piece) = 0;
   virtual boost::asio::awaitable<void> end_stream() = 0;
   // Calls `on_disconnect` at most once, when the peer closes its side while the handler is still at
-  // work; not any more after the exchange has ended. A later call takes the place of an earlier
-  // one.
+  // work, or at once when the connection is closed already; not any more after the exchange has
+  // ended. A later call takes the place of an earlier one.
   virtual void watch(std::function<void()> on_disconnect) = 0;
 };
 

@@ -13,6 +13,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/basic_stream.hpp>
+#include <boost/beast/core/buffers_suffix.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/ssl/ssl_stream.hpp>
@@ -80,6 +81,8 @@ class Session final : public HttpSession,
   // --- the handler's side ---
 
   const HttpRequest& request() const override { return request_; }
+  void release_body() override { std::string().swap(request_.body); }
+  bool answered() const override { return answered_; }
 
   asio::awaitable<void> respond(HttpResponse response) override {
     http::response<http::string_body> message(static_cast<http::status>(response.status), version_);
@@ -90,8 +93,10 @@ class Session final : public HttpSession,
     if (request_.method == "HEAD") message.body().clear();
     answered_ = true;
     http::response_serializer<http::string_body> serializer(message);
-    lowest().expires_after(options_.write_timeout);
-    co_await http::async_write(stream_, serializer, asio::use_awaitable);
+    while (!serializer.is_done()) {
+      lowest().expires_after(options_.write_timeout);
+      co_await http::async_write_some(stream_, serializer, asio::use_awaitable);
+    }
   }
 
   asio::awaitable<void> begin_stream(HttpResponse head) override {
@@ -110,23 +115,21 @@ class Session final : public HttpSession,
 
   asio::awaitable<void> write(std::string piece) override {
     if (piece.empty()) co_return;  // an empty chunk would end the body
-    lowest().expires_after(options_.write_timeout);
     const asio::const_buffer bytes(piece.data(), piece.size());
     if (chunked_) {
-      co_await asio::async_write(stream_, http::make_chunk(bytes), asio::use_awaitable);
+      co_await write_all(http::make_chunk(bytes));
     } else {
-      co_await asio::async_write(stream_, bytes, asio::use_awaitable);
+      co_await write_all(bytes);
     }
   }
 
   asio::awaitable<void> end_stream() override {
     streaming_ = false;
-    if (!chunked_) co_return;
-    lowest().expires_after(options_.write_timeout);
-    co_await asio::async_write(stream_, http::make_chunk_last(), asio::use_awaitable);
+    if (chunked_) co_await write_all(http::make_chunk_last());
   }
 
   void watch(std::function<void()> on_disconnect) override {
+    if (!lowest().socket().is_open()) return on_disconnect();  // by abort() or a time-out
     on_disconnect_ = std::move(on_disconnect);
     if (std::exchange(watching_, true)) return;
     lowest().socket().async_wait(
@@ -139,6 +142,16 @@ class Session final : public HttpSession,
 
  private:
   PlainStream& lowest() { return beast::get_lowest_layer(stream_); }
+
+  // The time-out is for the next bytes that the peer takes: a slow reader of much may be slow.
+  template <typename Buffers>
+  asio::awaitable<void> write_all(Buffers buffers) {
+    beast::buffers_suffix<Buffers> rest(buffers);
+    while (beast::buffer_bytes(rest) > 0) {
+      lowest().expires_after(options_.write_timeout);
+      rest.consume(co_await stream_.async_write_some(rest, asio::use_awaitable));
+    }
+  }
 
   // The peer has sent something or closed its side. Bytes stay unread until the answer is written,
   // and would hide a later end from a wait for reading: it is asked for again and again.

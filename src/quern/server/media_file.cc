@@ -91,7 +91,8 @@ MediaFolder::MediaFolder(const std::string& allowed_local_media_path) {
   }
 }
 
-std::string MediaFolder::read(const std::string& url, std::size_t max_bytes) const {
+std::string MediaFolder::read(const std::string& url, std::size_t max_bytes,
+                              const std::function<void(std::size_t)>& before_reading) const {
   if (root_.empty()) {
     throw ApiError(400, "Cannot load local files without `--allowed-local-media-path`.");
   }
@@ -110,6 +111,7 @@ std::string MediaFolder::read(const std::string& url, std::size_t max_bytes) con
   if (static_cast<std::uint64_t>(info.st_size) > max_bytes) {
     throw ApiError(400, fmt::format("The media file is larger than {} bytes.", max_bytes));
   }
+  if (before_reading) before_reading(static_cast<std::size_t>(info.st_size));
   std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {

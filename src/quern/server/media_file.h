@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <string>
 
 namespace quern::server {
@@ -14,9 +15,10 @@ class MediaFolder {
   // "" = no file may be read. Throws Error when the path is not a directory.
   explicit MediaFolder(const std::string& allowed_local_media_path);
 
-  // The content of the file; it blocks. Throws ApiError (400), which does not say what exists
-  // outside of the folder.
-  std::string read(const std::string& url, std::size_t max_bytes) const;
+  // The content of the file; it blocks. `before_reading` is told the size and may throw. Throws
+  // ApiError (400), which does not say what exists outside of the folder.
+  std::string read(const std::string& url, std::size_t max_bytes,
+                   const std::function<void(std::size_t)>& before_reading = {}) const;
 
  private:
   std::filesystem::path root_;  // without links; empty: none

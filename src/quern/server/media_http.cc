@@ -5,6 +5,7 @@
 #include <netdb.h>
 
 #include <algorithm>
+#include <atomic>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
@@ -170,14 +171,14 @@ struct MediaHttp::Impl {
     std::string location;  // not empty: a redirect, whose body is not read
   };
 
-  asio::awaitable<std::string> fetch(std::string text) {
+  asio::awaitable<std::string> fetch(std::string text, BeforeReading before_reading) {
     const Clock::time_point deadline = Clock::now() + options.timeout;
     Target target = parse_target(text);
     for (int hop = 0; hop <= options.max_redirects; ++hop) {
       const std::vector<tcp::endpoint> endpoints = co_await endpoints_of(target, deadline);
       std::string trouble;
       try {
-        Reply reply = co_await get(target, endpoints, deadline);
+        Reply reply = co_await get(target, endpoints, deadline, before_reading);
         if (reply.location.empty()) co_return std::move(reply.body);
         target = redirect_target(target, reply.location);
       } catch (const boost::system::system_error& error) {
@@ -248,10 +249,16 @@ struct MediaHttp::Impl {
       Addresses addresses;
       bool ended = false;
     };
+    if (*look_ups >= options.max_look_ups) {
+      throw ApiError(429, "The server looks up too many host names. Please try again later.");
+    }
     const asio::any_io_executor executor = co_await asio::this_coro::executor;
     const auto state = std::make_shared<LookUp>(executor);
     state->done.expires_at(deadline);
-    asio::post(blocking, [state, host, executor, resolve = options.resolve] {
+    ++*look_ups;
+    const std::shared_ptr<void> counted(nullptr, [count = look_ups](void*) { --*count; });
+    asio::post(blocking, [state, host, executor, deadline, counted, resolve = options.resolve] {
+      if (Clock::now() > deadline) return;  // it waited in vain
       Addresses addresses = resolve(host);
       asio::post(executor, [state, addresses = std::move(addresses)]() mutable {
         state->addresses = std::move(addresses);
@@ -268,13 +275,13 @@ struct MediaHttp::Impl {
   }
 
   asio::awaitable<Reply> get(const Target& target, const std::vector<tcp::endpoint>& endpoints,
-                             Clock::time_point deadline) {
+                             Clock::time_point deadline, const BeforeReading& before_reading) {
     const asio::any_io_executor executor = co_await asio::this_coro::executor;
     if (!target.tls) {
       beast::tcp_stream stream(executor);
       stream.expires_at(deadline);
       co_await stream.async_connect(endpoints, asio::use_awaitable);
-      co_return co_await exchange(stream, target);
+      co_return co_await exchange(stream, target, before_reading);
     }
     beast::ssl_stream<beast::tcp_stream> stream(executor, tls);
     stream.set_verify_callback(asio::ssl::host_name_verification(target.host));
@@ -284,11 +291,12 @@ struct MediaHttp::Impl {
     beast::get_lowest_layer(stream).expires_at(deadline);
     co_await beast::get_lowest_layer(stream).async_connect(endpoints, asio::use_awaitable);
     co_await stream.async_handshake(asio::ssl::stream_base::client, asio::use_awaitable);
-    co_return co_await exchange(stream, target);
+    co_return co_await exchange(stream, target, before_reading);
   }
 
   template <typename Stream>
-  asio::awaitable<Reply> exchange(Stream& stream, const Target& target) const {
+  asio::awaitable<Reply> exchange(Stream& stream, const Target& target,
+                                  const BeforeReading& before_reading) const {
     http::request<http::empty_body> request(http::verb::get, target.resource(), 11);
     request.set(http::field::host, target.host_header());
     request.set(http::field::user_agent, "quern");
@@ -311,6 +319,10 @@ struct MediaHttp::Impl {
         co_return reply;
       }
       if (status >= 300 || status == 204) refuse(target, status);
+      if (before_reading) {
+        const auto declared = parser.content_length();
+        before_reading(declared ? static_cast<std::size_t>(*declared) : options.max_bytes);
+      }
       co_await http::async_read(stream, buffer, parser, asio::use_awaitable);
       reply.body = std::move(parser.get().body());
       co_return reply;
@@ -332,6 +344,7 @@ struct MediaHttp::Impl {
   MediaHttpOptions options;
   asio::any_io_executor blocking;
   asio::ssl::context tls;
+  std::shared_ptr<std::atomic<int>> look_ups = std::make_shared<std::atomic<int>>(0);
 };
 
 MediaHttp::MediaHttp(MediaHttpOptions options, asio::any_io_executor blocking)
@@ -339,8 +352,8 @@ MediaHttp::MediaHttp(MediaHttpOptions options, asio::any_io_executor blocking)
 
 MediaHttp::~MediaHttp() = default;
 
-asio::awaitable<std::string> MediaHttp::fetch(std::string url) const {
-  return impl_->fetch(std::move(url));
+asio::awaitable<std::string> MediaHttp::fetch(std::string url, BeforeReading before_reading) const {
+  return impl_->fetch(std::move(url), std::move(before_reading));
 }
 
 }  // namespace quern::server

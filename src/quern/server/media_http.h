@@ -21,6 +21,7 @@ struct MediaHttpOptions {
   std::size_t max_bytes = 32 << 20;
   int max_redirects = 5;
   std::chrono::milliseconds timeout{5000};  // of one URL, its redirects included
+  int max_look_ups = 128;                   // under way or waiting; those given up count until then
   std::string ca_file;                      // PEM; "" = the system's certificates
   // The addresses of a host name, none when it is unknown. May block; must not throw. Tests bring
   // their own.
@@ -29,13 +30,17 @@ struct MediaHttpOptions {
 
 class MediaHttp {
  public:
-  // `blocking` is where names are looked up.
+  // `blocking` is where names are looked up: nothing else should wait there, a name may take long.
   MediaHttp(MediaHttpOptions options, boost::asio::any_io_executor blocking);
   ~MediaHttp();
 
-  // The body that the URL leads to. Runs on one thread at a time. Throws ApiError: 422 when the
-  // remote side refuses, 400 for everything else.
-  boost::asio::awaitable<std::string> fetch(std::string url) const;
+  // The body that the URL leads to. Runs on one thread at a time. `before_reading` is told how many
+  // bytes the body has, or may have when its header does not say, and may throw. Throws ApiError:
+  // 422 when the remote side refuses, 429 when too many names are looked up, 400 for everything
+  // else.
+  using BeforeReading = std::function<void(std::size_t bytes)>;
+  boost::asio::awaitable<std::string> fetch(std::string url,
+                                            BeforeReading before_reading = {}) const;
 
  private:
   struct Impl;

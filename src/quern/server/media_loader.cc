@@ -9,6 +9,7 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/address.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -31,6 +32,7 @@ namespace {
 namespace asio = boost::asio;
 
 constexpr std::size_t kBlockingThreads = 4;
+constexpr std::size_t kNameThreads = 4;
 constexpr std::chrono::milliseconds kWakeInterval{20};
 
 MediaHttpOptions http_options(const MediaOptions& options) {
@@ -39,7 +41,7 @@ MediaHttpOptions http_options(const MediaOptions& options) {
           .max_redirects = options.max_redirects,
           .timeout = options.fetch_timeout,
           .ca_file = options.ca_file,
-          .resolve = {}};
+          .resolve = options.resolve};
 }
 
 // The URLs of one request. Lives on the socket thread.
@@ -64,13 +66,16 @@ struct MediaLoader::Runtime {
         budget(std::move(memory_budget)),
         folder(options.allowed_local_media_path),
         blocking(kBlockingThreads),
-        http(http_options(options), blocking.get_executor()),
+        names(kNameThreads),
+        http(http_options(options), names.get_executor()),
         thread([this] { context.run(); }) {}
 
   // Look-ups and files first: they post to the context.
   ~Runtime() {
     blocking.stop();
+    names.stop();
     blocking.join();
+    names.join();
     context.stop();
     thread.join();
     waiting.clear();  // timers go before their context
@@ -128,8 +133,9 @@ struct MediaLoader::Runtime {
       try {
         std::string url = std::move(batch->urls[index]);
         Media media;
-        media.bytes = co_await bytes_of(std::move(url));
-        take(*batch, media);
+        MemoryBudget::Reservation reservation(budget);
+        media.bytes = co_await bytes_of(std::move(url), reservation);
+        take(*batch, media, reservation);
         batch->media[index] = std::move(media);
       } catch (...) {
         if (!batch->error || index < batch->failed_index) {
@@ -143,30 +149,39 @@ struct MediaLoader::Runtime {
     batch->done(batch->error, std::move(batch->media));
   }
 
-  void take(Batch& batch, Media& media) {
+  void take(Batch& batch, Media& media, MemoryBudget::Reservation& reservation) {
     batch.bytes += media.bytes.size();
     if (batch.bytes > options.max_request_bytes) {
       throw ApiError(400, fmt::format("The media of a request may have at most {} bytes together.",
                                       options.max_request_bytes));
     }
-    media.share = budget->take(media.bytes.size());
-    if (media.share == nullptr) {
-      throw ApiError(429, "The server holds too much media already. Please try again later.");
-    }
+    media.share = reservation.keep(media.bytes.size());
+    if (media.share == nullptr) refuse();
   }
 
-  asio::awaitable<std::string> bytes_of(std::string url) {
+  [[noreturn]] static void refuse() {
+    throw ApiError(429, "The server holds too much media already. Please try again later.");
+  }
+
+  // What it reads is reserved first.
+  asio::awaitable<std::string> bytes_of(std::string url, MemoryBudget::Reservation& reservation) {
+    const auto reserve = [&reservation](std::size_t bytes) {
+      if (!reservation.take(bytes)) refuse();
+    };
     const MediaScheme scheme = media_scheme(url);
     if (scheme != MediaScheme::kHttp) {
-      std::function<std::string()> job = [this, scheme, url = std::move(url)] {
-        return scheme == MediaScheme::kData ? data(url) : folder.read(url, options.max_item_bytes);
+      std::function<std::string()> job = [this, scheme, reserve, url = std::move(url)] {
+        if (scheme == MediaScheme::kFile) return folder.read(url, options.max_item_bytes, reserve);
+        const std::size_t text = url.size() - std::min(url.find(','), url.size());
+        reserve(std::min(text / 4 * 3, options.max_item_bytes));  // of base64
+        return data(url);
       };
       co_return co_await on_blocking(std::move(job));
     }
     co_await acquire_slot();
     // A guard, not a try: the coroutine may also end by being destroyed.
     const std::shared_ptr<void> slot(nullptr, [this](void*) { release_slot(); });
-    co_return co_await http.fetch(std::move(url));
+    co_return co_await http.fetch(std::move(url), reserve);
   }
 
   std::string data(const std::string& url) const {
@@ -226,6 +241,7 @@ struct MediaLoader::Runtime {
   asio::io_context context{1};
   asio::executor_work_guard<asio::io_context::executor_type> guard{context.get_executor()};
   asio::thread_pool blocking;
+  asio::thread_pool names;
   MediaHttp http;
   std::thread thread;
 };

@@ -13,6 +13,10 @@
 
 #include "quern/server/memory_budget.h"
 
+namespace boost::asio::ip {
+class address;
+}
+
 namespace quern::server {
 
 struct MediaOptions {
@@ -25,6 +29,8 @@ struct MediaOptions {
   int max_fetches = 64;  // http(s) at once
   int max_fetches_a_request = 4;
   std::string ca_file;  // PEM; "" = the system's certificates
+  // As MediaHttpOptions::resolve.
+  std::function<std::vector<boost::asio::ip::address>(const std::string& host)> resolve;
 };
 
 // What was loaded; the share counts it against the budget.
@@ -33,8 +39,8 @@ struct Media {
   MemoryBudget::Share share;
 };
 
-// Thread-safe. Two kinds of threads of its own: one for sockets, which never blocks, and a few for
-// what blocks (names, files) or computes (base64).
+// Thread-safe. Three kinds of threads of its own: one for sockets, which never blocks, a few for
+// what blocks or computes (files, base64), and a few for names, whose servers may be slow.
 class MediaLoader {
  public:
   // Throws Error when the options name what does not exist.

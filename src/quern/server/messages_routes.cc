@@ -2,8 +2,11 @@
 // Must never answer an error in OpenAI's form: clients of this protocol read another one.
 // Proved by tests/server/messages_test.cc.
 #include <boost/asio/this_coro.hpp>
+#include <boost/system/system_error.hpp>
+#include <exception>
 #include <utility>
 
+#include "quern/base/log.h"
 #include "quern/server/chat_preparation.h"
 #include "quern/server/messages_request.h"
 #include "quern/server/messages_response.h"
@@ -52,6 +55,12 @@ asio::awaitable<void> with_errors(ApiContext& api, HttpExchange& exchange) {
   } catch (const ApiError& error) {
     failure = error_response(error);
     failure.body = dump(message_error(error));
+  } catch (const boost::system::system_error&) {
+    throw;  // the client is gone
+  } catch (const std::exception& error) {
+    if (exchange.answered()) throw;
+    spdlog::error("request {} failed: {}", exchange.request().path, error.what());
+    failure = json_response(500, message_error(ApiError(500, "Internal server error")));
   }
   co_await exchange.respond(std::move(failure));
 }

@@ -1,7 +1,7 @@
 // A Jinja template: parsed once, rendered with a JSON context. The dialect is that of jinja2 3.1
 // with transformers' chat-template additions (break/continue, generation blocks, raise_exception,
-// ...). Must never run unbounded: steps, recursion depth and output size are limited. Proved by
-// tests/text/jinja_golden_test.cc.
+// ...). Must never run unbounded: steps, depth, memory and output size are limited. Proved by
+// tests/text/jinja_golden_test.cc and jinja_limits_test.cc.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +29,9 @@ struct TemplateSyntax {
 struct RenderOptions {
   // An undefined value may only be tested for: printing, iterating or comparing it is an error.
   bool strict_undefined = false;
-  std::size_t max_steps = 50'000'000;         // nodes evaluated, plus items produced
+  std::size_t max_steps = 50'000'000;         // nodes evaluated, items and text gone through
   std::size_t max_output_bytes = 256u << 20;  // rendered text and any single string
+  std::size_t max_value_bytes = 1u << 30;     // all values alive at a time, the context among them
   int max_depth = 200;                        // nested macro calls, loops and expressions
 };
 

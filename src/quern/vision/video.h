@@ -21,8 +21,9 @@ bool video_supported();
 struct VideoLimits {
   std::size_t max_bytes = std::size_t{64} << 20;  // of the file
   std::int64_t max_pixels = 9'437'184;            // of a frame: the largest of H.264's level 5.2
-  std::int64_t max_frames = 108'000;              // decoded: an hour of 30 a second
-  double max_decode_seconds = 60;                 // of CPU time
+  std::size_t max_decoder_bytes = std::size_t{512} << 20;  // of the frames that a decoder holds
+  std::int64_t max_frames = 108'000;                       // decoded: an hour of 30 a second
+  double max_decode_seconds = 60;                          // of CPU time
 };
 
 // As OpenCV reports them (vLLM reads videos with it): the container's word, not a count.

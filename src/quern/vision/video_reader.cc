@@ -10,6 +10,7 @@ extern "C" {
 #include <libavutil/display.h>
 #include <libavutil/log.h>
 #include <libavutil/mem.h>
+#include <libavutil/pixdesc.h>
 #include <libswscale/swscale.h>
 }
 
@@ -35,6 +36,13 @@ constexpr const char* kMaxStreams = "16";
 constexpr const char* kCodecs = "h264,hevc,vp8,vp9,libdav1d,av1,mpeg4";
 constexpr std::array kCodecIds{AV_CODEC_ID_H264, AV_CODEC_ID_HEVC, AV_CODEC_ID_VP8,
                                AV_CODEC_ID_VP9,  AV_CODEC_ID_AV1,  AV_CODEC_ID_MPEG4};
+
+// Decoders work with whole blocks and hold the frames that others refer to, whatever a file's level
+// allows: 16 (H.264, HEVC), the one at work and the one given out.
+constexpr std::int64_t kBlock = 64;
+constexpr std::int64_t kEdge = 32;  // on each side, which motion vectors may point to
+constexpr std::int64_t kMaxHeldFrames = 18;
+constexpr std::int64_t kMaxBits = 48;  // of a pixel: 16 bits in 4:4:4
 
 template <auto free>
 struct FreeThrough {
@@ -235,12 +243,39 @@ struct VideoReader::Impl {
     if (decoder == nullptr) throw Error("no memory for a video");
     check(avcodec_parameters_to_context(decoder.get(), stream->codecpar), "its header is damaged");
     decoder->thread_count = 1;
-    decoder->max_pixels = limits.max_pixels;
+    // A frame larger than the first is none of the video's: it gets no memory. MPEG-4's decoder,
+    // which holds few frames of 8 bits, does not work with less than the limit.
+    const std::int64_t pixels = check_decoder_memory();
+    decoder->max_pixels = codec->id == AV_CODEC_ID_MPEG4 ? limits.max_pixels : pixels;
     check(avcodec_open2(decoder.get(), codec, nullptr), "its header is damaged");
+  }
+
+  // Throws when the frames that the decoder may hold are too large together; else the pixels of
+  // one.
+  std::int64_t check_decoder_memory() const {
+    const AVCodecParameters& codec = *stream->codecpar;
+    const auto whole = [](std::int64_t size) {
+      return (size + 2 * kEdge + kBlock - 1) / kBlock * kBlock;
+    };
+    const std::int64_t pixels = whole(codec.width) * whole(codec.height);
+    const auto format = static_cast<AVPixelFormat>(codec.format);
+    const AVPixFmtDescriptor* known = av_pix_fmt_desc_get(format);
+    const std::int64_t bits = known != nullptr ? av_get_padded_bits_per_pixel(known) : kMaxBits;
+    const std::int64_t bytes = kMaxHeldFrames * (pixels * bits / 8);
+    if (bytes > static_cast<std::int64_t>(limits.max_decoder_bytes)) {
+      throw ImageError(
+          "decoding frames of {} x {} pixels ({}) may take {} bytes, which exceeds the limit of {} "
+          "bytes",
+          codec.width, codec.height, known != nullptr ? known->name : "of an unknown kind", bytes,
+          limits.max_decoder_bytes);
+    }
+    return pixels;
   }
 
   bool next() {
     for (;;) {
+      // A packet may give many frames: feeding is not the only place where time passes.
+      if (late()) throw_late();
       const int code = avcodec_receive_frame(decoder.get(), decoded.get());
       if (code == 0) return true;
       if (code == AVERROR_EOF || !feed()) return false;
@@ -250,7 +285,6 @@ struct VideoReader::Impl {
   // One packet into the decoder, at the end the signal to give out what it holds; false when that
   // was done before. Errors are those of a damaged packet: what follows may be whole.
   bool feed() {
-    if (late()) throw_late();
     if (drained) return false;
     const int code = av_read_frame(format.get(), packet.get());
     if (code < 0) {

@@ -153,7 +153,7 @@ struct ForStmt : Stmt {
   Body body;
   Body otherwise;
   Flow run(Interpreter& in) const override;
-  void loop(Interpreter& in, const Value& iterable, int depth) const;
+  void loop(Interpreter& in, const Value& iterable, int level) const;
 };
 struct SetStmt : Stmt {
   Target target;

@@ -4,6 +4,7 @@
 
 #include "quern/base/error.h"
 #include "quern/text/jinja/interpreter.h"
+#include "quern/text/jinja/text_tools.h"
 #include "quern/text/utf8.h"
 
 namespace quern::jinja {
@@ -66,8 +67,16 @@ Value on_floats(std::string_view op, double a, double b) {
 }
 
 // The indices that Python's slice(start, stop, step).indices(size) walks.
-std::vector<std::size_t> slice_indices(Int size, const Value& start, const Value& stop,
-                                       const Value& step) {
+struct Indices {
+  Int from;
+  Int by;
+  std::size_t count;
+  std::size_t operator[](std::size_t i) const {
+    return static_cast<std::size_t>(from + static_cast<Int>(i) * by);
+  }
+};
+
+Indices slice_indices(Int size, const Value& start, const Value& stop, const Value& step) {
   const auto whole = [](const Value& v, Int fallback) {
     if (v.is_none()) return fallback;
     if (!v.is_int()) throw Error("slice indices must be integers or None");
@@ -84,12 +93,21 @@ std::vector<std::size_t> slice_indices(Int size, const Value& start, const Value
   };
   const Int from = bounded(start, by > 0 ? low : high);
   const Int to = bounded(stop, by > 0 ? high : low);
-  std::vector<std::size_t> indices;
-  for (Int i = from; by > 0 ? i < to : i > to; i += by) {
-    indices.push_back(static_cast<std::size_t>(i));
-    if (by > size || -by > size) break;
-  }
-  return indices;
+  const Int span = by > 0 ? to - from : from - to;
+  if (span <= 0) return {from, by, 0};
+  const Int stride = by > size || by < -size ? size : (by > 0 ? by : -by);
+  return {from, by, static_cast<std::size_t>((span - 1) / stride + 1)};
+}
+
+// The bytes of `count` characters from character `first` on.
+std::string_view character_range(std::string_view text, std::size_t first, std::size_t count) {
+  const auto skip = [](std::string_view from, std::size_t number) {
+    std::size_t at = 0;
+    for (; number > 0; --number) at += scan_utf8(from.substr(at)).length;
+    return at;
+  };
+  text.remove_prefix(skip(text, first));
+  return text.substr(0, skip(text, count));
 }
 
 bool is_kind(const Value& value, Sequence::Kind kind) {
@@ -115,6 +133,7 @@ CallArgs Arguments::eval(Interpreter& in) const {
   if (double_star) {
     const Value value = double_star->eval(in);
     if (value.dict() == nullptr) throw Error("argument after ** must be a mapping");
+    in.step(value.dict()->items().size());
     for (const auto& [key, item] : value.dict()->items())
       args.keyword.emplace_back(key.str(), item);
   }
@@ -174,14 +193,13 @@ Value Interpreter::arithmetic(std::string_view op, const Value& a, const Value& 
   if (a.is_number() && b.is_number()) return on_floats(op, a.as_double(), b.as_double());
   if (op == "+" && a.text() != nullptr && b.text() != nullptr) {
     check_size(a.bytes().size() + b.bytes().size());
-    step((a.bytes().size() + b.bytes().size()) / 64);
     return Value(a.bytes() + b.bytes());
   }
   for (const auto kind : {Sequence::Kind::kList, Sequence::Kind::kTuple}) {
     if (op != "+" || !is_kind(a, kind) || !is_kind(b, kind)) continue;
+    step(a.sequence()->items.size() + b.sequence()->items.size());
     Values items = a.sequence()->items;
     items.insert(items.end(), b.sequence()->items.begin(), b.sequence()->items.end());
-    step(items.size());
     return Value::sequence(kind, std::move(items));
   }
   if (op == "*" && (a.is_int() || b.is_int())) {
@@ -197,7 +215,7 @@ Value Interpreter::arithmetic(std::string_view op, const Value& a, const Value& 
       throw Error("a repetition of more than {} items", static_cast<std::int64_t>(kMaxRepeat));
     }
     const auto times = static_cast<std::size_t>(count);
-    step(size * times / 8);
+    step(is_list ? size * times : times / 8);
     if (repeated.text() != nullptr) {
       std::string text;
       for (std::size_t i = 0; i < times; ++i) text += repeated.bytes();
@@ -223,8 +241,7 @@ bool Interpreter::contains(const Value& container, const Value& item) {
     if (item.text() == nullptr) {
       throw Error("'in <string>' requires string as left operand, not {}", item.type_name());
     }
-    step(container.bytes().size() / 64);
-    return container.bytes().find(item.bytes()) != std::string::npos;
+    return find_bytes(container.bytes(), item.bytes()) != std::string::npos;
   }
   if (container.dict() != nullptr) return container.dict()->find(item) != nullptr;
   const Values items = iterate(container);
@@ -276,7 +293,7 @@ Value ConcatExpr::eval(Interpreter& in) const {
     text += in.text_of(part->eval(in));
     in.check_size(text.size());
   }
-  in.step(text.size() / 64 + 1);
+  in.step();
   return Value(std::move(text));
 }
 
@@ -314,12 +331,10 @@ Value Interpreter::slice(const Value& object, const Value& start, const Value& s
   defined(object);
   const Sequence* s = object.sequence();
   if (s != nullptr && s->kind <= Sequence::Kind::kRange) {
+    const Indices at = slice_indices(static_cast<Int>(s->items.size()), start, stop, step_by);
+    step(at.count);
     Values items;
-    for (const std::size_t i :
-         slice_indices(static_cast<Int>(s->items.size()), start, stop, step_by)) {
-      items.push_back(s->items[i]);
-    }
-    step(items.size());
+    for (std::size_t i = 0; i < at.count; ++i) items.push_back(s->items[at[i]]);
     return Value::sequence(s->kind == Sequence::Kind::kRange ? Sequence::Kind::kList : s->kind,
                            std::move(items));
   }
@@ -327,22 +342,30 @@ Value Interpreter::slice(const Value& object, const Value& start, const Value& s
   if (text == nullptr) {
     return Value::undefined(fmt::format("'{}' object cannot be sliced", object.type_name()));
   }
-  const auto indices = slice_indices(static_cast<Int>(text->characters), start, stop, step_by);
-  step(indices.size() / 16);
+  const Indices at = slice_indices(static_cast<Int>(text->characters), start, stop, step_by);
+  if (at.count == 0) return Value("");
+  step(scan_steps(at.count));
+  const bool ascii = text->characters == text->bytes.size();
+  if (ascii && at.by == 1) return Value(text->bytes.substr(at[0], at.count));
   std::string out;
-  if (text->characters == text->bytes.size()) {
-    for (const std::size_t i : indices) out += text->bytes[i];
+  if (ascii) {
+    for (std::size_t i = 0; i < at.count; ++i) out += text->bytes[at[i]];
     return Value(std::move(out));
   }
-  step(text->characters / 16);
+  if (at.by == 1 || at.count == 1) {
+    step(scan_steps(at[0]));
+    return Value(character_range(text->bytes, at[0], at.count));
+  }
+  step(scan_steps(text->characters));
+  const Held scratch((text->characters + 1) * sizeof(std::size_t));
   std::vector<std::size_t> offsets;  // of each character, and the end
   for (std::size_t at = 0; at < text->bytes.size();
        at += scan_utf8(std::string_view(text->bytes).substr(at)).length) {
     offsets.push_back(at);
   }
   offsets.push_back(text->bytes.size());
-  for (const std::size_t i : indices)
-    out.append(text->bytes, offsets[i], offsets[i + 1] - offsets[i]);
+  for (std::size_t i = 0; i < at.count; ++i)
+    out.append(text->bytes, offsets[at[i]], offsets[at[i] + 1] - offsets[at[i]]);
   return Value(std::move(out));
 }
 

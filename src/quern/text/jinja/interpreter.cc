@@ -9,14 +9,14 @@
 namespace quern::jinja {
 namespace {
 
-constexpr std::ptrdiff_t kMaxStackBytes = 3 << 20;  // threads have 8 MiB
-
 struct BoundMethod : Callable {
   Value self;
   Method method;
   std::string name;
   BoundMethod(Value object, Method function, std::string_view title)
-      : self(std::move(object)), method(function), name(title) {}
+      : self(std::move(object)), method(function), name(title) {
+    depth = depth_above({self});
+  }
   Value call(Interpreter& in, CallArgs& args) override { return method(in, self, args); }
   std::string repr() const override { return fmt::format("<built-in method {}>", name); }
 };
@@ -32,7 +32,7 @@ struct GlobalFunction : Callable {
 }  // namespace
 
 Interpreter::Interpreter(const RenderOptions& options, const Json& context)
-    : options_(options), scope_(std::make_shared<Scope>()) {
+    : options_(options), budget_(options_), scope_(std::make_shared<Scope>(nullptr)) {
   if (!context.is_object()) throw Error("the context of a template must be an object");
   for (const auto& [key, value] : context.items()) {
     scope_->variables.emplace_back(key, Value::from_json(value));
@@ -45,29 +45,15 @@ Interpreter::~Interpreter() {
 }
 
 std::string Interpreter::render(const Tree& tree) {
-  const char here = 0;
-  stack_start_ = &here;
   const auto global = scope_;
   return capture([&] { in_scope(global, [&] { return run(tree.body); }); });
 }
 
-void Interpreter::step(std::size_t count) {
-  const char here = 0;
-  if (std::abs(stack_start_ - &here) > kMaxStackBytes) throw Error("nested too deep");
-  steps_ += count;
-  if (steps_ > options_.max_steps) throw Error("more than {} steps", options_.max_steps);
-}
-
-void Interpreter::check_size(std::size_t bytes) const {
-  if (bytes > options_.max_output_bytes) {
-    throw Error("a value of more than {} bytes", options_.max_output_bytes);
-  }
-}
-
 void Interpreter::write(std::string_view text) {
-  check_size(out_->size() + text.size());
-  step(text.size() / 64);
-  *out_ += text;
+  check_size(out_->text.size() + text.size());
+  step(copy_steps(text.size()));
+  out_->held.grow(text.size());
+  out_->text += text;
 }
 
 Flow Interpreter::run(const Body& body) {
@@ -131,9 +117,8 @@ const Value& Interpreter::defined(const Value& value) const {
 
 std::string Interpreter::text_of(const Value& value) {
   if (strict()) defined(value);
-  std::string text = value.str();
-  step(text.size() / 64);
-  return text;
+  if (value.text() != nullptr) step(copy_steps(value.bytes().size()));
+  return value.str();
 }
 
 bool Interpreter::truth(const Value& value) const {
@@ -232,11 +217,14 @@ Values Interpreter::iterate(const Value& value) {
   }
   Values items;
   if (const Sequence* s = value.sequence()) {
+    step(s->items.size() - s->taken);
     items.assign(s->items.begin() + static_cast<std::ptrdiff_t>(s->taken), s->items.end());
     if (s->kind == Sequence::Kind::kGenerator) s->taken = s->items.size();
   } else if (const Dict* dict = value.dict()) {
+    step(dict->items().size());
     for (const auto& item : dict->items()) items.push_back(item.first);
   } else if (value.text() != nullptr) {
+    step(value.text()->characters);
     for (std::string_view rest = value.bytes(); !rest.empty();) {
       const std::size_t size = scan_utf8(rest).length;
       items.emplace_back(rest.substr(0, size));
@@ -245,7 +233,6 @@ Values Interpreter::iterate(const Value& value) {
   } else {
     throw Error("'{}' object is not iterable", value.type_name());
   }
-  step(items.size());
   return items;
 }
 
@@ -328,6 +315,7 @@ std::string Bound::text(std::size_t i, std::string_view fallback) const {
     throw Error("{}(): argument '{}' must be str, not {}", function_, names_[i],
                 values_[i]->type_name());
   }
+  spend(copy_steps(values_[i]->bytes().size()));
   return values_[i]->bytes();
 }
 
@@ -345,6 +333,7 @@ Value attribute_path(Interpreter& in, const Value& object, const Value& path) {
   Value current = object;
   std::string_view rest = path.bytes();
   while (true) {
+    in.step();
     const std::size_t dot = rest.find('.');
     const std::string_view part = rest.substr(0, dot);
     const bool number =

@@ -1,6 +1,6 @@
 // One rendering of a template: variables, output, limits, and the operations that nodes, filters,
 // tests and methods share. Must never let a template use unbounded time, memory or stack. Proved by
-// tests/text/jinja_golden_test.cc.
+// tests/text/jinja_golden_test.cc and jinja_limits_test.cc.
 #pragma once
 
 #include <initializer_list>
@@ -13,13 +13,22 @@
 
 #include "quern/text/jinja.h"
 #include "quern/text/jinja/ast.h"
+#include "quern/text/jinja/budget.h"
 #include "quern/text/jinja/value.h"
 
 namespace quern::jinja {
 
 struct Scope {
+  explicit Scope(std::shared_ptr<Scope> above) : parent(std::move(above)) {}
   std::vector<std::pair<std::string, Value>> variables;
   std::shared_ptr<Scope> parent;
+  Held held{128};
+};
+
+// Text that statements write to.
+struct Output {
+  std::string text;
+  Held held{0};
 };
 
 class Interpreter {
@@ -33,18 +42,17 @@ class Interpreter {
   int line() const { return line_; }
 
   // Limits. step() is called for every node; `count` for work proportional to something.
-  void step(std::size_t count = 1);
+  void step(std::size_t count = 1) { budget_.step(count); }
   void at_line(int line) { line_ = line; }
-  // Refuses a string or list that would become too large.
-  void check_size(std::size_t bytes) const;
+  // Refuses a string that would become too large.
+  void check_size(std::size_t bytes) const { budget_.check_size(bytes); }
 
   // Output.
   void write(std::string_view text);
   template <typename Fn>
   std::string capture(Fn&& fn) {
-    std::string* outer = std::exchange(out_, nullptr);
-    std::string inner;
-    out_ = &inner;
+    Output inner;
+    Output* outer = std::exchange(out_, &inner);
     try {
       fn();
     } catch (...) {
@@ -52,7 +60,7 @@ class Interpreter {
       throw;
     }
     out_ = outer;
-    return inner;
+    return std::move(inner.text);
   }
   Flow run(const Body& body);
   // What a filter without input works on: the text of its filter block or block set.
@@ -99,7 +107,7 @@ class Interpreter {
   class ScopeGuard {
    public:
     ScopeGuard(Interpreter& in, std::shared_ptr<Scope> parent) : in_(in), outer_(in.scope_) {
-      in.scope_ = std::make_shared<Scope>(Scope{{}, std::move(parent)});
+      in.scope_ = std::make_shared<Scope>(std::move(parent));
     }
     ScopeGuard(const ScopeGuard&) = delete;
     ScopeGuard& operator=(const ScopeGuard&) = delete;
@@ -111,13 +119,12 @@ class Interpreter {
   };
 
   RenderOptions options_;
+  Budget budget_;  // of all values below: outlives them
   std::shared_ptr<Scope> scope_;
-  std::string* out_ = nullptr;
+  Output* out_ = nullptr;
   Value block_text_;
   int line_ = 1;
   int macro_depth_ = 0;
-  std::size_t steps_ = 0;
-  const char* stack_start_ = nullptr;
   // Scopes and namespaces can refer to themselves through macros: emptied at the end.
   std::vector<std::shared_ptr<Scope>> kept_scopes_;
   std::vector<std::shared_ptr<Namespace>> namespaces_;

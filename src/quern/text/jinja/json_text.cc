@@ -15,7 +15,9 @@ class Writer {
  public:
   explicit Writer(const JsonStyle& style) : style_(style) {}
 
+  // Lists may share their items: each one written is paid for.
   void write(const Value& value) {
+    spend(1);
     if (value.is_none())
       out_ += "null";
     else if (value.is_bool())
@@ -32,6 +34,7 @@ class Writer {
       array(*value.sequence());
     else
       throw Error("Object of type {} is not JSON serializable", value.type_name());
+    check_text_size(out_.size());
   }
   std::string take() { return std::move(out_); }
 
@@ -57,6 +60,7 @@ class Writer {
   }
 
   void string(std::string_view text) {
+    spend(scan_steps(text.size()));
     out_ += '"';
     while (!text.empty()) {
       const Utf8Scan scan = scan_utf8(text);
@@ -89,7 +93,7 @@ class Writer {
     out_ += bracket;
   }
   void separate(bool first) {
-    if (!first) out_ += style_.indent < 0 ? style_.item_separator : trimmed_separator();
+    if (!first) append(style_.indent < 0 ? style_.item_separator : trimmed_separator());
     if (style_.indent >= 0) new_line();
   }
   void close(char bracket, bool empty) {
@@ -101,8 +105,14 @@ class Writer {
   std::string trimmed_separator() const {
     return style_.item_separator == ", " ? "," : style_.item_separator;
   }
+  void append(std::string_view text) {
+    spend(copy_steps(text.size()));
+    check_text_size(out_.size() + text.size());
+    out_ += text;
+  }
   void new_line() {
     out_ += '\n';
+    spend(copy_steps(static_cast<std::size_t>(style_.indent * depth_)));
     out_.append(static_cast<std::size_t>(style_.indent * depth_), ' ');
   }
 
@@ -118,6 +128,7 @@ class Writer {
 
   void object(const Dict& dict) {
     open('{');
+    spend(dict.items().size());
     auto items = dict.items();
     if (style_.sort_keys) {
       std::stable_sort(items.begin(), items.end(),
@@ -127,7 +138,7 @@ class Writer {
     for (const auto& [key, value] : items) {
       separate(std::exchange(first, false));
       string(key_text(key));
-      out_ += style_.key_separator;
+      append(style_.key_separator);
       write(value);
     }
     close('}', items.empty());

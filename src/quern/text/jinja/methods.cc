@@ -13,6 +13,7 @@ namespace quern::jinja {
 namespace {
 
 constexpr Int kMaxRange = 100'000;  // jinja2.sandbox.MAX_RANGE
+constexpr std::size_t kMaxTimeFormat = 1000;
 
 std::optional<std::string> characters_argument(const Bound& args) {
   if (args.get(0).is_none()) return std::nullopt;
@@ -26,24 +27,20 @@ Value strip_method(Interpreter&, const Value& self, CallArgs& call) {
 }
 
 template <bool kFromRight>
-Value split_method(Interpreter& in, const Value& self, CallArgs& call) {
+Value split_method(Interpreter&, const Value& self, CallArgs& call) {
   const Bound args("split", call, {"sep", "maxsplit"});
-  const Int limit = args.integer(1, -1);
-  Values parts;
-  for (std::string& part : split(self.bytes(), characters_argument(args), limit, kFromRight)) {
-    parts.emplace_back(std::move(part));
-  }
-  in.step(parts.size() + self.bytes().size() / 64);
-  return Value::list(std::move(parts));
+  return Value::list(
+      split(self.bytes(), characters_argument(args), args.integer(1, -1), kFromRight));
 }
 
 template <bool kEnd>
-Value affix_method(Interpreter&, const Value& self, CallArgs& call) {
+Value affix_method(Interpreter& in, const Value& self, CallArgs& call) {
   const Bound args(kEnd ? "endswith" : "startswith", call, {"affix"}, 1);
   const Value affix = args.get(0);
   const auto has = [&](const Value& one) {
     if (one.text() == nullptr)
       throw Error("startswith/endswith first arg must be str or a tuple of str");
+    in.step(copy_steps(one.bytes().size()));
     return kEnd ? self.bytes().ends_with(one.bytes()) : self.bytes().starts_with(one.bytes());
   };
   if (const Sequence* s = affix.sequence(); s != nullptr && s->kind == Sequence::Kind::kTuple) {
@@ -68,8 +65,7 @@ Value find_method(Interpreter& in, const Value& self, CallArgs& call) {
   const Bound args("find", call, {"sub", "start", "end"}, 1);
   const std::string sub = args.text(0);
   const Value part = in.slice(self, args.get(1, 0), args.get(2), {});
-  in.step(part.bytes().size() / 64);
-  const std::size_t at = kLast ? part.bytes().rfind(sub) : part.bytes().find(sub);
+  const std::size_t at = kLast ? rfind_bytes(part.bytes(), sub) : find_bytes(part.bytes(), sub);
   if (at == std::string::npos) {
     if (kMustExist) throw Error("substring not found");
     return -1;
@@ -81,15 +77,17 @@ Value find_method(Interpreter& in, const Value& self, CallArgs& call) {
 }
 
 template <bool (*kTest)(char32_t)>
-Value all_characters(Interpreter&, const Value& self, CallArgs&) {
+Value all_characters(Interpreter& in, const Value& self, CallArgs&) {
+  in.step(scan_steps(self.bytes().size()));
   return !self.bytes().empty() && all_of_characters(self.bytes(), kTest);
 }
 
 bool is_alphanumeric(char32_t c) { return is_alphabetic(c) || is_decimal(c); }
 
 template <bool kUpper>
-Value is_cased(Interpreter&, const Value& self, CallArgs&) {
+Value is_cased(Interpreter& in, const Value& self, CallArgs&) {
   const auto& text = self.bytes();
+  in.step(2 * scan_steps(text.size()));
   const bool any =
       !all_of_characters(text, [](char32_t c) { return !(kUpper ? is_upper(c) : is_lower(c)); });
   return any &&
@@ -105,6 +103,7 @@ Value join_method(Interpreter& in, const Value& self, CallArgs& call) {
       throw Error("join: expected str instance, {} found", item.type_name());
     if (!std::exchange(first, false)) out += self.bytes();
     out += item.bytes();
+    in.step(copy_steps(self.bytes().size() + item.bytes().size()));
     in.check_size(out.size());
   }
   return Value(std::move(out));
@@ -121,7 +120,7 @@ Value partition_method(Interpreter&, const Value& self, CallArgs& call) {
   const std::string separator = args.text(0);
   if (separator.empty()) throw Error("empty separator");
   const std::string& text = self.bytes();
-  const std::size_t at = kLast ? text.rfind(separator) : text.find(separator);
+  const std::size_t at = kLast ? rfind_bytes(text, separator) : find_bytes(text, separator);
   if (at == text.npos) {
     return kLast ? Value::tuple({"", "", self}) : Value::tuple({self, "", ""});
   }
@@ -129,24 +128,22 @@ Value partition_method(Interpreter&, const Value& self, CallArgs& call) {
       {Value(text.substr(0, at)), Value(separator), Value(text.substr(at + separator.size()))});
 }
 
-Value count_method(Interpreter& in, const Value& self, CallArgs& call) {
+Value count_method(Interpreter&, const Value& self, CallArgs& call) {
   const Bound args("count", call, {"sub"}, 1);
   const std::string sub = args.text(0);
   if (sub.empty()) return self.text()->characters + 1;
-  in.step(self.bytes().size() / 64);
   std::size_t found = 0;
-  for (std::size_t at = 0; (at = self.bytes().find(sub, at)) != std::string::npos; at += sub.size())
+  for (std::size_t at = 0; (at = find_bytes(self.bytes(), sub, at)) != std::string::npos;
+       at += sub.size()) {
+    spend(1);
     ++found;
+  }
   return found;
 }
 
-Value splitlines_method(Interpreter& in, const Value& self, CallArgs& call) {
+Value splitlines_method(Interpreter&, const Value& self, CallArgs& call) {
   const Bound args("splitlines", call, {"keepends"});
-  Values lines;
-  for (std::string& line : split_lines(self.bytes(), args.flag(0)))
-    lines.emplace_back(std::move(line));
-  in.step(lines.size());
-  return Value::list(std::move(lines));
+  return Value::list(split_lines(self.bytes(), args.flag(0)));
 }
 
 Value zfill_method(Interpreter& in, const Value& self, CallArgs& call) {
@@ -170,6 +167,12 @@ Value format_method(Interpreter& in, const Value& self, CallArgs& args) {
   return Value(format_braces(in, self.bytes(), args));
 }
 
+template <std::string (*kMap)(std::string_view)>
+Value map_method(Interpreter& in, const Value& self, CallArgs&) {
+  in.step(scan_steps(self.bytes().size()));
+  return Value(kMap(self.bytes()));
+}
+
 constexpr std::array<std::pair<std::string_view, Method>, 37> kTextMethods = {{
     {"strip", strip_method<true, true>},
     {"lstrip", strip_method<true, false>},
@@ -191,16 +194,12 @@ constexpr std::array<std::pair<std::string_view, Method>, 37> kTextMethods = {{
     {"count", count_method},
     {"partition", partition_method<false>},
     {"rpartition", partition_method<true>},
-    {"upper", [](Interpreter&, const Value& s, CallArgs&) { return Value(to_upper(s.bytes())); }},
-    {"lower", [](Interpreter&, const Value& s, CallArgs&) { return Value(to_lower(s.bytes())); }},
-    {"casefold",
-     [](Interpreter&, const Value& s, CallArgs&) { return Value(to_lower(s.bytes())); }},
-    {"capitalize",
-     [](Interpreter&, const Value& s, CallArgs&) { return Value(capitalize(s.bytes())); }},
-    {"title",
-     [](Interpreter&, const Value& s, CallArgs&) { return Value(python_title(s.bytes())); }},
-    {"swapcase",
-     [](Interpreter&, const Value& s, CallArgs&) { return Value(swap_case(s.bytes())); }},
+    {"upper", map_method<to_upper>},
+    {"lower", map_method<to_lower>},
+    {"casefold", map_method<to_lower>},
+    {"capitalize", map_method<capitalize>},
+    {"title", map_method<python_title>},
+    {"swapcase", map_method<swap_case>},
     {"zfill", zfill_method},
     {"ljust", justify_method<-1>},
     {"rjust", justify_method<1>},
@@ -218,9 +217,9 @@ Value dict_keys(Interpreter& in, const Value& self, CallArgs&) {
   return Value::sequence(Sequence::Kind::kKeys, in.iterate(self));
 }
 Value dict_values(Interpreter& in, const Value& self, CallArgs&) {
+  in.step(self.dict()->items().size());
   Values values;
   for (const auto& item : self.dict()->items()) values.push_back(item.second);
-  in.step(values.size());
   return Value::sequence(Sequence::Kind::kValues, std::move(values));
 }
 Value dict_items(Interpreter& in, const Value& self, CallArgs&) {
@@ -279,6 +278,7 @@ Value global_namespace(Interpreter& in, CallArgs& args) {
     ns->set(name, value);
   };
   for (const Value& value : args.positional) {
+    in.step();
     if (value.dict() == nullptr) throw Error("namespace() takes a dict, not {}", value.type_name());
     for (const auto& [key, item] : value.dict()->items()) put(key.str(), item);
   }
@@ -290,6 +290,7 @@ Value global_dict(Interpreter& in, CallArgs& args) {
   auto dict = std::make_shared<Dict>();
   for (const Value& value : args.positional) {
     if (value.dict() != nullptr) {
+      in.step(value.dict()->items().size());
       for (const auto& [key, item] : value.dict()->items()) dict->set(key, item);
       continue;
     }
@@ -311,6 +312,10 @@ Value global_raise_exception(Interpreter& in, CallArgs& call) {
 Value global_strftime_now(Interpreter&, CallArgs& call) {
   const Bound args("strftime_now", call, {"format"}, 1);
   const std::string format = args.text(0);
+  if (format.size() > kMaxTimeFormat) {
+    throw Error("strftime_now(): a format of at most {} bytes is expected, found {}",
+                kMaxTimeFormat, format.size());
+  }
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   ::localtime_r(&now, &local);
@@ -332,6 +337,7 @@ Value global_joiner(Interpreter&, CallArgs& call) {
   const Bound args("joiner", call, {"sep"});
   auto joiner = std::make_shared<Joiner>();
   joiner->separator = args.get(0, ", ");
+  joiner->depth = depth_above({joiner->separator});
   return std::shared_ptr<Callable>(std::move(joiner));
 }
 
@@ -356,6 +362,7 @@ struct Cycler : Callable, std::enable_shared_from_this<Cycler> {
     auto action = std::make_shared<Action>();
     action->cycler = shared_from_this();
     action->is_next = name == "next";
+    action->depth = depth + 1;
     return std::shared_ptr<Callable>(std::move(action));
   }
   std::string repr() const override { return "<Cycler>"; }
@@ -364,6 +371,8 @@ Value global_cycler(Interpreter&, CallArgs& args) {
   if (args.positional.empty()) throw Error("at least one item has to be provided");
   auto cycler = std::make_shared<Cycler>();
   cycler->items = args.positional;
+  cycler->depth = depth_above(cycler->items);
+  cycler->held.grow(cycler->items.size() * sizeof(Value));
   return std::shared_ptr<Callable>(std::move(cycler));
 }
 

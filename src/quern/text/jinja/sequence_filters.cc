@@ -17,7 +17,9 @@ Value generator(Values items) {
 
 // sort, unique, min, max compare text without case unless asked.
 Value folded(const Value& value, bool case_sensitive) {
-  return value.text() != nullptr && !case_sensitive ? Value(to_lower(value.bytes())) : value;
+  if (value.text() == nullptr || case_sensitive) return value;
+  spend(scan_steps(value.bytes().size()));
+  return Value(to_lower(value.bytes()));
 }
 
 // The key of an item for `attribute`: several, separated by commas, give a tuple.
@@ -27,8 +29,8 @@ Value sort_key(Interpreter& in, const Value& item, const Value& attribute, bool 
     return folded(in.defined(attribute_path(in, item, attribute)), case_sensitive);
   }
   Values keys;
-  for (const std::string& part : split(attribute.bytes(), ",", -1, false)) {
-    keys.push_back(folded(in.defined(attribute_path(in, item, Value(part))), case_sensitive));
+  for (const Value& part : split(attribute.bytes(), ",", -1, false)) {
+    keys.push_back(folded(in.defined(attribute_path(in, item, part)), case_sensitive));
   }
   return Value::tuple(std::move(keys));
 }
@@ -60,6 +62,7 @@ Value dictsort(Interpreter& in, const Value& value, CallArgs& call) {
   const std::string by = args.text(1, "key");
   if (by != "key" && by != "value")
     throw Error("dictsort: you can only sort by either \"key\" or \"value\"");
+  in.step(value.dict()->items().size());
   Values pairs;
   for (const auto& [key, item] : value.dict()->items()) pairs.push_back(Value::tuple({key, item}));
   return Value::list(sorted(in, std::move(pairs), args.flag(2), [&](const Value& pair) {
@@ -139,6 +142,7 @@ Value join(Interpreter& in, const Value& value, CallArgs& call) {
   bool first_item = true;
   for (const Value& item : in.iterate(value)) {
     if (!std::exchange(first_item, false)) out += separator;
+    in.step(copy_steps(separator.size()));
     out += in.text_of(args.get(1).is_none() ? item : attribute_path(in, item, args.get(1)));
     in.check_size(out.size());
   }
@@ -148,6 +152,7 @@ Value join(Interpreter& in, const Value& value, CallArgs& call) {
 Value items_filter(Interpreter& in, const Value& value, CallArgs&) {
   if (value.undefined() != nullptr && !in.strict()) return generator({});
   if (in.defined(value).dict() == nullptr) throw Error("Can only get item pairs from a mapping.");
+  in.step(value.dict()->items().size());
   Values items;
   for (const auto& [key, item] : value.dict()->items()) items.push_back(Value::tuple({key, item}));
   return generator(std::move(items));
@@ -169,6 +174,7 @@ Value select(Interpreter& in, const Value& value, CallArgs& call) {
   Values kept;
   for (Value& item : in.iterate(value)) {
     const Value tested = kAttribute ? attribute_path(in, item, attribute) : item;
+    in.step(rest.size() + call.keyword.size());
     CallArgs args{rest, call.keyword};
     const bool holds = test.empty() ? in.truth(tested) : in.test(test, tested, args);
     if (holds == kKeep) kept.push_back(std::move(item));
@@ -197,6 +203,7 @@ Value map(Interpreter& in, const Value& value, CallArgs& call) {
       Value found = attribute_path(in, item, *attribute);
       out.push_back(fallback && found.undefined() != nullptr ? *fallback : std::move(found));
     } else {
+      in.step(call.positional.size() + call.keyword.size());
       CallArgs args{Values(call.positional.begin() + 1, call.positional.end()), call.keyword};
       out.push_back(in.filter(in.text_of(call.positional.front()), item, args));
     }

@@ -39,9 +39,10 @@ Value make_macro(Interpreter& in, const MacroDefinition& definition) {
 struct LoopState : Callable, std::enable_shared_from_this<LoopState> {
   Values items;
   std::size_t index = 0;
-  int depth = 1;
+  int level = 1;                       // of a recursive loop
   const ForStmt* statement = nullptr;  // of a recursive loop
   std::optional<Values> last_changed;
+  bool running = true;
 
   struct Part : Callable {
     std::weak_ptr<LoopState> loop;
@@ -54,6 +55,7 @@ struct LoopState : Callable, std::enable_shared_from_this<LoopState> {
         if (args.positional.empty()) throw Error("no items for cycling given");
         return args.positional[state->index % args.positional.size()];
       }
+      if (!state->running) throw Error("loop.changed() was called behind the loop");
       if (state->last_changed == args.positional) return false;
       state->last_changed = args.positional;
       return true;
@@ -64,7 +66,7 @@ struct LoopState : Callable, std::enable_shared_from_this<LoopState> {
   Value call(Interpreter& in, CallArgs& args) override {
     if (statement == nullptr) throw Error("the loop is not recursive");
     Bound bound("loop", args, {"iterable"}, 1);
-    return Value(in.capture([&] { statement->loop(in, bound.get(0), depth + 1); }));
+    return Value(in.capture([&] { statement->loop(in, bound.get(0), level + 1); }));
   }
   Value attribute(std::string_view name) override {
     const std::size_t size = items.size();
@@ -75,8 +77,8 @@ struct LoopState : Callable, std::enable_shared_from_this<LoopState> {
     if (name == "first") return index == 0;
     if (name == "last") return index + 1 == size;
     if (name == "length") return size;
-    if (name == "depth") return depth;
-    if (name == "depth0") return depth - 1;
+    if (name == "depth") return level;
+    if (name == "depth0") return level - 1;
     if (name == "previtem")
       return index > 0 ? items[index - 1] : Value::undefined("there is no previous item");
     if (name == "nextitem")
@@ -88,6 +90,15 @@ struct LoopState : Callable, std::enable_shared_from_this<LoopState> {
   }
   std::string repr() const override {
     return fmt::format("<LoopContext {}/{}>", index + 1, items.size());
+  }
+};
+
+// What loop.changed() remembers may hold the loop itself: it ends with the loop.
+struct RunningLoop {
+  LoopState& state;
+  ~RunningLoop() {
+    state.running = false;
+    state.last_changed.reset();
   }
 };
 
@@ -117,10 +128,10 @@ Flow ForStmt::run(Interpreter& in) const {
   return Flow::kNext;
 }
 
-void ForStmt::loop(Interpreter& in, const Value& over, int depth) const {
+void ForStmt::loop(Interpreter& in, const Value& over, int level) const {
   in.at_line(line);
   auto state = std::make_shared<LoopState>();
-  state->depth = depth;
+  state->level = level;
   if (recursive) state->statement = this;
   for (Value& item : in.iterate(over)) {
     const bool kept = !filter || in.in_scope(in.scope(), [&] {
@@ -129,6 +140,9 @@ void ForStmt::loop(Interpreter& in, const Value& over, int depth) const {
     });
     if (kept) state->items.push_back(std::move(item));
   }
+  state->depth = depth_above(state->items);
+  state->held.grow(state->items.size() * sizeof(Value));
+  const RunningLoop guard{*state};
   for (; state->index < state->items.size(); ++state->index) {
     in.step();
     const Flow flow = in.in_scope(in.scope(), [&] {

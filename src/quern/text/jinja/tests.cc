@@ -32,6 +32,7 @@ bool ordered(Interpreter& in, const Value& v, CallArgs& args) {
 
 bool cased(const Value& v, bool upper) {
   const std::string text = v.str();
+  spend(2 * scan_steps(text.size()));
   const std::string same = upper ? to_upper(text) : to_lower(text);
   const std::string other = upper ? to_lower(text) : to_upper(text);
   return text == same && text != other;

@@ -25,14 +25,11 @@ Value tojson(Interpreter& in, const Value& value, CallArgs& call) {
   if (args.has(2) && !args.get(2).is_none()) {
     const Values separators = in.iterate(args.get(2));
     if (separators.size() != 2) throw Error("tojson: separators are two strings");
-    style.item_separator = separators[0].str();
-    style.key_separator = separators[1].str();
+    style.item_separator = in.text_of(separators[0]);
+    style.key_separator = in.text_of(separators[1]);
   }
   style.sort_keys = args.flag(3);
-  std::string text = to_json(in.defined(value), style);
-  in.check_size(text.size());
-  in.step(text.size() / 64);
-  return Value(std::move(text));
+  return Value(to_json(in.defined(value), style));
 }
 
 Value default_value(Interpreter&, const Value& value, CallArgs& call) {
@@ -50,7 +47,9 @@ Value trim(Interpreter& in, const Value& value, CallArgs& call) {
 
 template <std::string (*kMap)(std::string_view)>
 Value map_text(Interpreter& in, const Value& value, CallArgs&) {
-  return Value(kMap(in.text_of(value)));
+  const std::string text = in.text_of(value);
+  in.step(scan_steps(text.size()));
+  return Value(kMap(text));
 }
 
 Value replace_filter(Interpreter& in, const Value& value, CallArgs& call) {
@@ -69,12 +68,14 @@ Value indent(Interpreter& in, const Value& value, CallArgs& call) {
     margin.assign(static_cast<std::size_t>(std::clamp(args.integer(0, 4), Int{0}, Int{1000})), ' ');
   const std::string text =
       in.text_of(value) + "\n";  // jinja2 adds it so that a last empty line counts
-  const auto lines = split_lines(text, false);
+  const Values lines = split_lines(text, false);
   std::string out;
   for (std::size_t i = 0; i < lines.size(); ++i) {
     if (i > 0) out += '\n';
-    if ((i == 0 ? args.flag(1) : (args.flag(2) || !lines[i].empty()))) out += margin;
-    out += lines[i];
+    const std::string& line = lines[i].bytes();
+    if ((i == 0 ? args.flag(1) : (args.flag(2) || !line.empty()))) out += margin;
+    out += line;
+    in.step(copy_steps(margin.size() + line.size()));
     in.check_size(out.size());
   }
   return Value(std::move(out));
@@ -82,7 +83,9 @@ Value indent(Interpreter& in, const Value& value, CallArgs& call) {
 
 Value escape(Interpreter& in, const Value& value, CallArgs&) {
   std::string out;
-  for (const char c : in.text_of(value)) {
+  const std::string text = in.text_of(value);
+  in.step(scan_steps(text.size()));
+  for (const char c : text) {
     switch (c) {
       case '&':
         out += "&amp;";
@@ -108,6 +111,7 @@ Value escape(Interpreter& in, const Value& value, CallArgs&) {
 
 Value urlencode(Interpreter& in, const Value& value, CallArgs&) {
   const auto quoted = [&](const std::string& text, bool slash) {
+    in.step(scan_steps(text.size()));
     std::string out;
     for (const char c : text) {
       const bool plain =
@@ -122,6 +126,8 @@ Value urlencode(Interpreter& in, const Value& value, CallArgs&) {
   for (const auto& [key, item] : value.dict()->items()) {
     if (!out.empty()) out += '&';
     out += quoted(key.str(), false) + "=" + quoted(item.str(), false);
+    in.step();
+    in.check_size(out.size());
   }
   return Value(std::move(out));
 }
@@ -164,6 +170,7 @@ Value int_filter(Interpreter& in, const Value& value, CallArgs& call) {
   std::optional<double> number;
   if (value.is_float()) number = value.as_double();
   if (value.text() != nullptr) {
+    in.step(scan_steps(value.bytes().size()));
     if (const auto whole = parse_int(
             value.bytes(), static_cast<int>(std::clamp(args.integer(1, 10), Int{2}, Int{36})))) {
       return *whole;
@@ -178,6 +185,7 @@ Value float_filter(Interpreter& in, const Value& value, CallArgs& call) {
   const Bound args("float", call, {"default"});
   if (in.strict()) in.defined(value);
   if (value.is_number()) return value.as_double();
+  if (value.text() != nullptr) in.step(scan_steps(value.bytes().size()));
   const auto number = value.text() != nullptr ? parse_float(value.bytes()) : std::nullopt;
   return number ? Value(*number) : args.get(0, 0.0);
 }
@@ -228,6 +236,7 @@ Value truncate(Interpreter& in, const Value& value, CallArgs& call) {
 
 Value wordcount(Interpreter& in, const Value& value, CallArgs&) {
   const std::string text = in.text_of(value);
+  in.step(scan_steps(text.size()));
   std::size_t words = 0;
   bool inside = false;
   all_of_characters(text, [&](char32_t c) {

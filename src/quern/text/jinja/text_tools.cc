@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 
 #include "quern/base/error.h"
 #include "quern/text/unicode.h"
@@ -23,15 +24,15 @@ std::size_t last_character(std::string_view text) {
   return at;
 }
 
-std::vector<std::string> split_at_space(std::string_view text, Int limit) {
-  std::vector<std::string> parts;
+Values split_at_space(std::string_view text, Int limit) {
+  Values parts;
   while (true) {
     while (!text.empty() && is_python_space(scan_utf8(text).code_point)) {
       text.remove_prefix(scan_utf8(text).length);
     }
     if (text.empty()) return parts;
     if (limit >= 0 && static_cast<Int>(parts.size()) == limit) {
-      parts.push_back(strip(text, std::nullopt, false, true));
+      parts.emplace_back(strip(text, std::nullopt, false, true));
       return parts;
     }
     std::size_t end = 0;
@@ -43,8 +44,8 @@ std::vector<std::string> split_at_space(std::string_view text, Int limit) {
   }
 }
 
-std::vector<std::string> rsplit_at_space(std::string_view text, Int limit) {
-  std::vector<std::string> parts;
+Values rsplit_at_space(std::string_view text, Int limit) {
+  Values parts;
   while (true) {
     while (!text.empty() &&
            is_python_space(scan_utf8(text.substr(last_character(text))).code_point)) {
@@ -52,7 +53,7 @@ std::vector<std::string> rsplit_at_space(std::string_view text, Int limit) {
     }
     if (text.empty()) break;
     if (limit >= 0 && static_cast<Int>(parts.size()) == limit) {
-      parts.push_back(strip(text, std::nullopt, true, false));
+      parts.emplace_back(strip(text, std::nullopt, true, false));
       break;
     }
     std::size_t begin = text.size();
@@ -199,14 +200,38 @@ std::string format_field(Interpreter& in, const Value& value, std::string_view s
 
 }  // namespace
 
+std::size_t find_bytes(std::string_view text, std::string_view part, std::size_t from) {
+  if (from > text.size()) return text.npos;
+  text.remove_prefix(from);
+  if (part.empty()) return from;
+  // memmem's time is proportional to the sum of the sizes.
+  const void* found = ::memmem(text.data(), text.size(), part.data(), part.size());
+  const std::size_t passed =
+      found == nullptr ? text.size()
+                       : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
+  spend(copy_steps(passed + part.size()));
+  return found == nullptr ? text.npos : from + passed;
+}
+
+std::size_t rfind_bytes(std::string_view text, std::string_view part) {
+  // At worst each position is compared with the whole part; a step stands for 4 KiB of that.
+  if (part.size() > text.size()) return text.npos;
+  spend(scan_steps(text.size()) +
+        static_cast<std::size_t>(static_cast<double>(text.size()) *
+                                 static_cast<double>(part.size()) / 4096));
+  return text.rfind(part);
+}
+
 bool is_python_space(char32_t c) { return is_white_space(c) || (c >= 0x1C && c <= 0x1F); }
 
 std::string strip(std::string_view text, const std::optional<std::string>& characters, bool left,
                   bool right) {
   const auto drops = [&](std::string_view one) {
-    return characters ? characters->find(one) != std::string::npos
-                      : is_python_space(scan_utf8(one).code_point);
+    if (!characters) return is_python_space(scan_utf8(one).code_point);
+    spend(1 + copy_steps(characters->size()));
+    return characters->find(one) != std::string::npos;
   };
+  spend(scan_steps(text.size()));
   while (left && !text.empty()) {
     const std::size_t size = scan_utf8(text).length;
     if (!drops(text.substr(0, size))) break;
@@ -220,13 +245,15 @@ std::string strip(std::string_view text, const std::optional<std::string>& chara
   return std::string(text);
 }
 
-std::vector<std::string> split(std::string_view text, const std::optional<std::string>& separator,
-                               Int limit, bool from_right) {
+Values split(std::string_view text, const std::optional<std::string>& separator, Int limit,
+             bool from_right) {
+  spend(scan_steps(text.size()));
   if (!separator) return from_right ? rsplit_at_space(text, limit) : split_at_space(text, limit);
   if (separator->empty()) throw Error("empty separator");
-  std::vector<std::string> parts;
+  Values parts;
   while (limit < 0 || static_cast<Int>(parts.size()) < limit) {
-    const std::size_t at = from_right ? text.rfind(*separator) : text.find(*separator);
+    const std::size_t at =
+        from_right ? rfind_bytes(text, *separator) : find_bytes(text, *separator);
     if (at == text.npos) break;
     const std::size_t behind = at + separator->size();
     parts.emplace_back(from_right ? text.substr(behind) : text.substr(0, at));
@@ -237,8 +264,9 @@ std::vector<std::string> split(std::string_view text, const std::optional<std::s
   return parts;
 }
 
-std::vector<std::string> split_lines(std::string_view text, bool keep_ends) {
-  std::vector<std::string> lines;
+Values split_lines(std::string_view text, bool keep_ends) {
+  spend(scan_steps(text.size()));
+  Values lines;
   while (!text.empty()) {
     std::size_t end = 0;
     while (end < text.size() && !ends_line(scan_utf8(text.substr(end)).code_point)) {
@@ -258,7 +286,6 @@ std::vector<std::string> split_lines(std::string_view text, bool keep_ends) {
 std::string replace(Interpreter& in, std::string_view text, std::string_view from,
                     std::string_view to, Int limit) {
   std::string out;
-  in.step(text.size() / 64);
   std::size_t at = 0;
   for (Int done = 0; limit < 0 || done < limit; ++done) {
     std::size_t found = 0;
@@ -269,13 +296,13 @@ std::string replace(Interpreter& in, std::string_view text, std::string_view fro
       out += to;
       out += text.substr(at, passed);
     } else {
-      found = text.find(from, at);
+      found = find_bytes(text, from, at);
       if (found == text.npos) break;
       out += text.substr(at, found - at);
       out += to;
     }
     in.check_size(out.size());
-    in.step(1 + to.size() / 64);
+    in.step(1 + copy_steps(to.size()));
     at = found + passed;
     if (from.empty() && passed == 0) break;
   }
@@ -284,12 +311,14 @@ std::string replace(Interpreter& in, std::string_view text, std::string_view fro
 }
 
 std::string capitalize(std::string_view text) {
+  spend(scan_steps(text.size()));
   if (text.empty()) return {};
   const std::size_t first = scan_utf8(text).length;
   return to_upper(text.substr(0, first)) + to_lower(text.substr(first));
 }
 
 std::string python_title(std::string_view text) {
+  spend(scan_steps(text.size()));
   std::string out;
   bool inside = false;
   while (!text.empty()) {
@@ -303,6 +332,7 @@ std::string python_title(std::string_view text) {
 }
 
 std::string jinja_title(std::string_view text) {
+  spend(scan_steps(text.size()));
   std::string out;
   bool starts = true;
   while (!text.empty()) {
@@ -317,6 +347,7 @@ std::string jinja_title(std::string_view text) {
 }
 
 std::string swap_case(std::string_view text) {
+  spend(scan_steps(text.size()));
   std::string out;
   while (!text.empty()) {
     const Utf8Scan scan = scan_utf8(text);
@@ -333,8 +364,8 @@ std::string justify(Interpreter& in, const Value& text, Int width, std::string_v
   const auto size = static_cast<Int>(text.text()->characters);
   if (width <= size) return text.bytes();
   const auto missing = static_cast<std::size_t>(std::min(width - size, Int{1} << 40));
-  in.check_size(missing * fill.size());
-  in.step(missing / 16);
+  in.check_size(text.bytes().size() + missing * fill.size());
+  in.step(scan_steps(missing));
   // str.center puts the odd space left when the width is odd.
   const std::size_t half = missing / 2 + (missing & static_cast<std::size_t>(width) & 1);
   const std::size_t left = side > 0 ? missing : (side < 0 ? 0 : half);
@@ -346,6 +377,7 @@ std::string justify(Interpreter& in, const Value& text, Int width, std::string_v
 }
 
 std::string format_braces(Interpreter& in, std::string_view pattern, CallArgs& args) {
+  in.step(scan_steps(pattern.size()));
   std::string out;
   std::size_t automatic = 0;
   while (!pattern.empty()) {
@@ -381,6 +413,7 @@ std::string format_braces(Interpreter& in, std::string_view pattern, CallArgs& a
       if (index >= args.positional.size()) throw Error("format index {} out of range", index);
       value = args.positional[index];
     } else {
+      in.step(args.keyword.size() / 8);
       const auto it = std::find_if(args.keyword.begin(), args.keyword.end(),
                                    [&](const auto& k) { return k.first == head; });
       if (it == args.keyword.end()) throw Error("format: no argument '{}'", head);
@@ -395,6 +428,7 @@ std::string format_braces(Interpreter& in, std::string_view pattern, CallArgs& a
 }
 
 std::string format_percent(Interpreter& in, std::string_view pattern, CallArgs& args) {
+  in.step(scan_steps(pattern.size()));
   std::string out;
   std::size_t next = 0;
   while (!pattern.empty()) {
@@ -413,6 +447,7 @@ std::string format_percent(Interpreter& in, std::string_view pattern, CallArgs& 
     if (pattern.starts_with('(')) {
       const std::size_t end = std::min(pattern.find(')'), pattern.size() - 1);
       const std::string_view name = pattern.substr(1, end - 1);
+      in.step(args.keyword.size() / 8);
       for (const auto& [key, item] : args.keyword) {
         if (key == name) value = item;
       }

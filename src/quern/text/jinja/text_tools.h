@@ -1,12 +1,11 @@
 // String operations with Python's meaning, shared by methods and filters.
-// Must never count bytes where Python counts characters.
-// Proved by tests/text/jinja_golden_test.cc.
+// Must never count bytes where Python counts characters, nor go through text without spending
+// steps. Proved by tests/text/jinja_golden_test.cc and jinja_limits_test.cc.
 #pragma once
 
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "quern/text/jinja/interpreter.h"
 #include "quern/text/utf8.h"
@@ -26,13 +25,18 @@ bool all_of_characters(std::string_view text, Fn&& test) {
   return true;
 }
 
+// As std::string_view::find and rfind, in bounded steps: a search without them takes the product of
+// the sizes.
+std::size_t find_bytes(std::string_view text, std::string_view part, std::size_t from = 0);
+std::size_t rfind_bytes(std::string_view text, std::string_view part);
+
 // Without `characters`: white space.
 std::string strip(std::string_view text, const std::optional<std::string>& characters, bool left,
                   bool right);
 // Without `separator`: at runs of white space. `limit` < 0: none.
-std::vector<std::string> split(std::string_view text, const std::optional<std::string>& separator,
-                               Int limit, bool from_right);
-std::vector<std::string> split_lines(std::string_view text, bool keep_ends);
+Values split(std::string_view text, const std::optional<std::string>& separator, Int limit,
+             bool from_right);
+Values split_lines(std::string_view text, bool keep_ends);
 std::string replace(Interpreter& in, std::string_view text, std::string_view from,
                     std::string_view to, Int limit);
 std::string capitalize(std::string_view text);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "quern/base/error.h"
 #include "quern/text/unicode.h"
@@ -13,6 +14,13 @@ namespace quern::jinja {
 namespace {
 
 constexpr int kMaxReprDepth = 100;
+constexpr std::size_t kObjectBytes = 96;  // about what an object takes beside its contents
+constexpr std::size_t kMaxMessageBytes = 500;
+
+int checked_depth(int depth) {
+  if (depth > kMaxValueDepth) throw Error("a value of more than {} nested levels", kMaxValueDepth);
+  return depth;
+}
 
 std::string text_repr(std::string_view text) {
   const bool use_double = text.find('\'') != text.npos && text.find('"') == text.npos;
@@ -44,17 +52,7 @@ std::string text_repr(std::string_view text) {
   return out;
 }
 
-template <typename Range, typename Fn>
-std::string join(const Range& range, Fn&& text_of) {
-  std::string out;
-  for (const auto& item : range) {
-    if (!out.empty()) out += ", ";
-    out += text_of(item);
-  }
-  return out;
-}
-
-// Values nest as deep as templates build them: bounded here, where it would cost stack.
+// Values nest up to kMaxValueDepth: what goes through them costs more stack than destroying them.
 class DepthGuard {
  public:
   DepthGuard() {
@@ -72,34 +70,85 @@ class DepthGuard {
 };
 thread_local int DepthGuard::depth_ = 0;
 
-std::string sequence_repr(const Sequence& sequence) {
-  using Kind = Sequence::Kind;
-  const DepthGuard guard;
-  const std::string items = join(sequence.items, [](const Value& v) { return v.repr(); });
-  switch (sequence.kind) {
-    case Kind::kList:
-      return fmt::format("[{}]", items);
-    case Kind::kTuple:
-      return fmt::format("({}{})", items, sequence.items.size() == 1 ? "," : "");
-    case Kind::kRange:
-      return sequence.repr;
-    case Kind::kKeys:
-      return fmt::format("dict_keys([{}])", items);
-    case Kind::kValues:
-      return fmt::format("dict_values([{}])", items);
-    case Kind::kItems:
-      return fmt::format("dict_items([{}])", items);
-    case Kind::kGenerator:
-      return "<generator object>";
+// One text that all levels append to. Lists may share their items, so that a few of them stand for
+// any number of printed ones: each printed item is paid for.
+class ReprWriter {
+ public:
+  void write(const Value& value) {
+    spend(1);
+    if (value.text() != nullptr) {
+      spend(scan_steps(value.bytes().size()));
+      out_ += text_repr(value.bytes());
+    } else if (value.sequence() != nullptr) {
+      sequence(*value.sequence());
+    } else if (value.dict() != nullptr) {
+      dict(*value.dict());
+    } else {
+      out_ += value.repr();
+    }
+    check_text_size(out_.size());
   }
-  return {};
-}
+  std::string take() { return std::move(out_); }
 
-std::string dict_repr(const Dict& dict) {
-  const DepthGuard guard;
-  return fmt::format("{{{}}}", join(dict.items(), [](const auto& item) {
-                       return fmt::format("{}: {}", item.first.repr(), item.second.repr());
-                     }));
+ private:
+  void sequence(const Sequence& sequence) {
+    using Kind = Sequence::Kind;
+    switch (sequence.kind) {
+      case Kind::kList:
+        return items("[", sequence.items, "]");
+      case Kind::kTuple:
+        return items("(", sequence.items, sequence.items.size() == 1 ? ",)" : ")");
+      case Kind::kRange:
+        out_ += sequence.repr;
+        return;
+      case Kind::kKeys:
+        return items("dict_keys([", sequence.items, "])");
+      case Kind::kValues:
+        return items("dict_values([", sequence.items, "])");
+      case Kind::kItems:
+        return items("dict_items([", sequence.items, "])");
+      case Kind::kGenerator:
+        out_ += "<generator object>";
+    }
+  }
+
+  void items(std::string_view open, const Values& values, std::string_view close) {
+    const DepthGuard guard;
+    out_ += open;
+    std::string_view separator;
+    for (const Value& value : values) {
+      out_ += std::exchange(separator, ", ");
+      write(value);
+    }
+    out_ += close;
+  }
+
+  void dict(const Dict& dict) {
+    const DepthGuard guard;
+    out_ += '{';
+    std::string_view separator;
+    for (const auto& [key, value] : dict.items()) {
+      out_ += std::exchange(separator, ", ");
+      write(key);
+      out_ += ": ";
+      write(value);
+    }
+    out_ += '}';
+  }
+
+  std::string out_;
+};
+
+std::string namespace_repr(const Namespace& ns) {
+  std::string out = "<Namespace {";
+  std::string_view separator;
+  for (const auto& item : ns.attributes) {
+    spend(1 + scan_steps(item.first.size()));
+    out += std::exchange(separator, ", ");
+    out += text_repr(item.first) + ": ...";
+    check_text_size(out.size());
+  }
+  return out + "}>";
 }
 
 bool equal_sequences(const Sequence& a, const Sequence& b) {
@@ -116,6 +165,42 @@ bool equal_dicts(const Dict& a, const Dict& b) {
          });
 }
 
+// What makes two keys the same. A tuple's items are preceded by their sizes.
+void append_hash_key(std::string& out, const Value& key) {
+  spend(1);
+  if (key.text() != nullptr) {
+    spend(copy_steps(key.bytes().size()));
+    out += 's' + key.bytes();
+  } else if (key.is_int()) {
+    out += 'n' + int_text(key.as_int());
+  } else if (key.is_float()) {
+    const double v = key.as_double();
+    const bool whole = v == std::trunc(v) && std::abs(v) < 1e18;
+    out += 'n' + (whole ? int_text(static_cast<Int>(v)) : float_repr(v));
+  } else if (key.is_none()) {
+    out += "none";
+  } else if (const Sequence* s = key.sequence();
+             s != nullptr && s->kind == Sequence::Kind::kTuple) {
+    const DepthGuard guard;
+    out += 't';
+    for (const Value& item : s->items) {
+      std::string one;
+      append_hash_key(one, item);
+      spend(copy_steps(one.size()));
+      out += fmt::format("{}:", one.size()) + one;
+    }
+  } else {
+    throw Error("unhashable type: '{}'", key.type_name());
+  }
+  check_text_size(out.size());
+}
+
+std::string hash_key(const Value& key) {
+  std::string out;
+  append_hash_key(out, key);
+  return out;
+}
+
 template <typename T>
 int three_way(const T& a, const T& b) {
   return a < b ? -1 : (b < a ? 1 : 0);
@@ -127,18 +212,50 @@ Value Callable::attribute(std::string_view name) {
   return Value::undefined(fmt::format("'{}' has no attribute '{}'", repr(), name));
 }
 
-Value::Value(std::string v) {
-  const std::size_t characters = count_utf8(v);
-  data_ = std::make_shared<const Text>(Text{std::move(v), characters});
+int depth_above(const Values& values) {
+  int deepest = 0;
+  for (const Value& value : values) deepest = std::max(deepest, value.depth());
+  return checked_depth(deepest + 1);
 }
 
+Undefined::Undefined(std::string text)
+    : message(std::move(text)), held(kObjectBytes + kMaxMessageBytes) {
+  if (message.size() <= kMaxMessageBytes) return;
+  std::size_t end = kMaxMessageBytes;  // of a whole character
+  while ((static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
+  message = message.substr(0, end) + "...";
+}
+
+Text::Text(std::string text)
+    : bytes(std::move(text)), characters(0), held(kObjectBytes + bytes.capacity()) {
+  check_text_size(bytes.size());
+  spend(copy_steps(bytes.size()));
+  characters = count_utf8(bytes);
+}
+
+Sequence::Sequence(Kind what, Values values, std::string range)
+    : kind(what),
+      items(std::move(values)),
+      repr(std::move(range)),
+      depth(depth_above(items)),
+      held(kObjectBytes + items.capacity() * sizeof(Value)) {
+  spend(1 + items.size() / 8);
+}
+
+Value::Value(std::string v) : data_(std::make_shared<const Text>(std::move(v))) {}
+
 Value Value::undefined(std::string message) {
-  return Value(Data(std::make_shared<const Undefined>(Undefined{std::move(message)})));
+  return Value(Data(std::make_shared<const Undefined>(std::move(message))));
 }
 
 Value Value::sequence(Sequence::Kind kind, Values items, std::string repr) {
-  return Value(
-      Data(std::make_shared<const Sequence>(Sequence{kind, std::move(items), std::move(repr)})));
+  return Value(Data(std::make_shared<const Sequence>(kind, std::move(items), std::move(repr))));
+}
+
+int Value::depth() const {
+  if (const Sequence* s = sequence()) return s->depth;
+  if (dict() != nullptr) return dict()->depth();
+  return callable() != nullptr ? callable()->depth : 0;
 }
 
 Value Value::from_json(const Json& json) {
@@ -205,23 +322,24 @@ std::string Value::repr() const {
   if (is_bool()) return as_int() != 0 ? "True" : "False";
   if (is_int()) return int_text(as_int());
   if (is_float()) return float_repr(as_double());
-  if (text() != nullptr) return text_repr(bytes());
-  if (const Sequence* s = sequence()) return sequence_repr(*s);
-  if (dict() != nullptr) return dict_repr(*dict());
-  if (ns() != nullptr) {
-    return fmt::format("<Namespace {{{}}}>", join(ns()->attributes, [](const auto& item) {
-                         return fmt::format("{}: ...", text_repr(item.first));
-                       }));
-  }
-  return callable()->repr();
+  if (ns() != nullptr) return namespace_repr(*ns());
+  if (callable() != nullptr) return callable()->repr();
+  ReprWriter writer;
+  writer.write(*this);
+  return writer.take();
 }
 
 bool operator==(const Value& a, const Value& b) {
+  spend(1);
   if (a.is_number() && b.is_number()) {
     if (a.is_int() && b.is_int()) return a.as_int() == b.as_int();
     return a.as_double() == b.as_double();
   }
-  if (a.text() != nullptr && b.text() != nullptr) return a.bytes() == b.bytes();
+  if (a.text() != nullptr && b.text() != nullptr) {
+    if (a.bytes().size() != b.bytes().size()) return false;
+    spend(copy_steps(a.bytes().size()));
+    return a.bytes() == b.bytes();
+  }
   if (a.sequence() != nullptr && b.sequence() != nullptr) {
     return equal_sequences(*a.sequence(), *b.sequence());
   }
@@ -233,9 +351,11 @@ bool operator==(const Value& a, const Value& b) {
 bool Value::same_as(const Value& other) const { return data_ == other.data_; }
 
 int compare(const Value& a, const Value& b) {
+  spend(1);
   if (a.is_int() && b.is_int()) return three_way(a.as_int(), b.as_int());
   if (a.is_number() && b.is_number()) return three_way(a.as_double(), b.as_double());
   if (a.text() != nullptr && b.text() != nullptr) {
+    spend(copy_steps(std::min(a.bytes().size(), b.bytes().size())));
     return three_way(a.bytes().compare(b.bytes()), 0);  // UTF-8 keeps the order of code points
   }
   const Sequence* left = a.sequence();
@@ -254,32 +374,17 @@ int compare(const Value& a, const Value& b) {
   throw Error("'{}' and '{}' have no order", a.type_name(), b.type_name());
 }
 
-std::string Dict::hash_key(const Value& key) {
-  if (key.text() != nullptr) return "s" + key.bytes();
-  if (key.is_int()) return "n" + int_text(key.as_int());
-  if (key.is_float()) {
-    const double v = key.as_double();
-    if (v == std::trunc(v) && std::abs(v) < 1e18) return "n" + int_text(static_cast<Int>(v));
-    return "n" + float_repr(v);
-  }
-  if (key.is_none()) return "none";
-  if (const Sequence* s = key.sequence(); s != nullptr && s->kind == Sequence::Kind::kTuple) {
-    std::string all = "t";
-    for (const Value& item : s->items) {
-      const std::string one = hash_key(item);
-      all += fmt::format("{}:{}", one.size(), one);
-    }
-    return all;
-  }
-  throw Error("unhashable type: '{}'", key.type_name());
-}
-
 void Dict::set(Value key, Value value) {
-  const auto [it, added] = index_.emplace(hash_key(key), items_.size());
-  if (added)
-    items_.emplace_back(std::move(key), std::move(value));
-  else
-    items_[it->second].second = std::move(value);
+  std::string hashed = hash_key(key);
+  depth_ = checked_depth(std::max({depth_, key.depth() + 1, value.depth() + 1}));
+  const auto found = index_.find(hashed);
+  if (found != index_.end()) {
+    items_[found->second].second = std::move(value);
+    return;
+  }
+  held_.grow(kObjectBytes + hashed.size() + 2 * sizeof(Value));
+  index_.emplace(std::move(hashed), items_.size());
+  items_.emplace_back(std::move(key), std::move(value));
 }
 
 const Value* Dict::find(const Value& key) const {
@@ -288,6 +393,7 @@ const Value* Dict::find(const Value& key) const {
 }
 
 Value* Namespace::find(std::string_view name) {
+  spend(attributes.size() / 8);
   for (auto& [key, value] : attributes) {
     if (key == name) return &value;
   }
@@ -295,10 +401,12 @@ Value* Namespace::find(std::string_view name) {
 }
 
 void Namespace::set(std::string_view name, Value value) {
-  if (Value* slot = find(name))
+  if (Value* slot = find(name)) {
     *slot = std::move(value);
-  else
+  } else {
+    held.grow(kObjectBytes + name.size());
     attributes.emplace_back(name, std::move(value));
+  }
 }
 
 std::string int_text(Int value) {

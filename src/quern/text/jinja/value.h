@@ -1,6 +1,7 @@
 // Values of the template language: Python's types as far as templates see them.
-// Must never be changed once built, but for namespaces and the position of generators.
-// Proved by tests/text/jinja_golden_test.cc.
+// Must never be changed once built, but for namespaces and the position of generators, and never
+// nest deeper than kMaxValueDepth: destroying a value is recursive.
+// Proved by tests/text/jinja_golden_test.cc and jinja_limits_test.cc.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "quern/base/json.h"
+#include "quern/text/jinja/budget.h"
 
 namespace quern::jinja {
 
@@ -21,21 +23,32 @@ class Value;
 using Int = __int128_t;  // holds every JSON integer; beyond it arithmetic is an error
 using Values = std::vector<Value>;
 
+constexpr int kMaxValueDepth = 1000;
+// One more than the deepest of the values; throws when that is too deep.
+int depth_above(const Values& values);
+
 struct Undefined {
+  explicit Undefined(std::string text);
   std::string message;  // "'x' is undefined"
+  Held held;
 };
 
 struct Text {
+  explicit Text(std::string text);
   std::string bytes;  // valid UTF-8
   std::size_t characters;
+  Held held;
 };
 
 struct Sequence {
   enum class Kind { kList, kTuple, kRange, kKeys, kValues, kItems, kGenerator };
+  Sequence(Kind what, Values values, std::string range);
   Kind kind;
   Values items;
   std::string repr;               // of a range
   mutable std::size_t taken = 0;  // items a generator has given away
+  int depth;
+  Held held;
 };
 
 class Dict;
@@ -49,6 +62,8 @@ struct Callable {
   // Attributes (loop.index, macro.name); undefined by default.
   virtual Value attribute(std::string_view name);
   virtual std::string repr() const = 0;
+  int depth = 0;  // above the values that it holds
+  Held held{128};
 };
 
 class Value {
@@ -95,6 +110,8 @@ class Value {
   }
   const std::string& bytes() const { return text()->bytes; }
 
+  // Levels of containers; a namespace is none, as the interpreter destroys them one by one.
+  int depth() const;
   // Python's type name ("str", "dict").
   std::string_view type_name() const;
   bool truthy() const;
@@ -121,15 +138,18 @@ class Dict {
   void set(Value key, Value value);
   const Value* find(const Value& key) const;
   const std::vector<std::pair<Value, Value>>& items() const { return items_; }
+  int depth() const { return depth_; }
 
  private:
-  static std::string hash_key(const Value& key);
   std::vector<std::pair<Value, Value>> items_;
   std::unordered_map<std::string, std::size_t> index_;
+  int depth_ = 1;
+  Held held_{128};
 };
 
 struct Namespace {
   std::vector<std::pair<std::string, Value>> attributes;
+  Held held{128};
   Value* find(std::string_view name);
   void set(std::string_view name, Value value);
 };
