@@ -104,7 +104,7 @@ def main():
         print(f"quark        file to file           {quark:7.3f} GB/s of source")
         for options in ([], ["--no_report"]):
             quern = max(quern_rate(args.build / "bin/quern", small, args.work_dir / "quern", *options) for _ in range(3))
-            print(f"quern        {options or 'with report'!s:<22} {quern:7.3f} GB/s of source, {quern / quark:.1f} times Quark")
+            print(f"quern        {'without report' if options else 'with report':<22} {quern:7.3f} GB/s of source, {quern / quark:.1f} times Quark")
     for name in ("source", "quark_source", "quark_first", "quark", "quern"):
         shutil.rmtree(args.work_dir / name, ignore_errors=True)
 

@@ -62,15 +62,91 @@ TEST(Inspect, TinyModelByPart) {
   EXPECT_EQ(inspection.total().bytes, 9'576'960U);       // its index
 }
 
+// The weights of a layer [2, 64] in every format that is read; a tensor of scales has none.
 TEST(Inspect, PackedWeightsCountAsTheWeightsTheyHold) {
-  const TempDirectory directory;
-  write_checkpoint(directory, {{"m.weight", DType::kU8, {2, 16}, std::string(32, '\0')},
-                               {"m.weight_scale", DType::kU8, {2, 1}, std::string(2, '\0')},
-                               {"n.weight", DType::kU8, {3}, "abc"}});
-  const Tally total = inspect(Checkpoint::open(directory.path())).total();
-  EXPECT_EQ(total.parameters, 64U + 3U);
-  EXPECT_EQ(total.elements, 37U);
-  EXPECT_EQ(total.bytes, 37U);
+  const auto quark = [](const char* dtype) {
+    return fmt::format(
+        R"({{"quantization_config": {{"global_quant_config": {{"weight": {{"dtype": "{}"}}}}}}}})",
+        dtype);
+  };
+  const auto zeros = [](const char* name, DType dtype, Shape shape) {
+    const auto bytes = static_cast<std::size_t>(num_elements(shape)) * dtype_bytes(dtype);
+    return TestTensor{name, dtype, std::move(shape), std::string(bytes, '\0')};
+  };
+  const struct {
+    const char* format;
+    std::string config;
+    std::vector<TestTensor> tensors;
+    std::uint64_t parameters;
+  } rows[] = {
+      {"MXFP4",
+       "{}",
+       {zeros("m.weight", DType::kU8, {2, 32}), zeros("m.weight_scale", DType::kU8, {2, 2})},
+       128},
+      {"MXFP4, scales as F8_E8M0",
+       "{}",
+       {zeros("m.weight", DType::kU8, {2, 32}), zeros("m.weight_scale", DType::kF8E8M0, {2, 2})},
+       128},
+      {"MXFP6",
+       quark("fp6_e3m2"),
+       {zeros("m.weight", DType::kU8, {2, 48}), zeros("m.weight_scale", DType::kU8, {2, 2})},
+       128},
+      {"NVFP4",
+       "{}",
+       {zeros("m.weight", DType::kU8, {2, 32}), zeros("m.weight_scale", DType::kF8E4M3, {2, 4}),
+        zeros("m.weight_scale_2", DType::kF32, {})},
+       128},
+      {"FP8 by tensor",
+       "{}",
+       {zeros("m.weight", DType::kF8E4M3, {2, 64}), zeros("m.weight_scale", DType::kF32, {})},
+       128},
+      {"FP8 by row",
+       "{}",
+       {zeros("m.weight", DType::kF8E4M3, {2, 64}), zeros("m.weight_scale", DType::kF32, {2})},
+       128},
+      {"FP8 by block",
+       R"({"quantization_config": {"weight_block_size": [128, 128]}})",
+       {zeros("m.weight", DType::kF8E4M3, {2, 64}),
+        zeros("m.weight_scale_inv", DType::kF32, {1, 1})},
+       128},
+      {"INT8",
+       "{}",
+       {zeros("m.weight", DType::kI8, {2, 64}), zeros("m.weight_scale", DType::kF32, {})},
+       128},
+      {"INT4 by row",
+       quark("int4"),
+       {zeros("m.weight", DType::kI32, {2, 8}), zeros("m.weight_scale", DType::kF32, {2})},
+       128},
+      {"INT4 by group",
+       quark("int4"),
+       {zeros("m.weight", DType::kI32, {64, 1}), zeros("m.weight_scale", DType::kF32, {2, 2})},
+       128},
+      {"INT4 of FP8",
+       quark("int4"),
+       {zeros("m.weight", DType::kI32, {2, 8}), zeros("m.weight_scale", DType::kF32, {}),
+        zeros("m.weight_scale_2", DType::kF32, {2})},
+       128},
+      {"UINT4 by row",
+       quark("uint4"),
+       {zeros("m.weight", DType::kI32, {2, 8}), zeros("m.weight_scale", DType::kF32, {2})},
+       128},
+      {"UINT4 by group",
+       quark("uint4"),
+       {zeros("m.weight", DType::kI32, {64, 1}), zeros("m.weight_scale", DType::kF32, {2, 2})},
+       128},
+      {"a float and what is called a scale",
+       "{}",
+       {zeros("gain", DType::kF32, {2}), zeros("gain_scale", DType::kF32, {2})},
+       4},
+      {"bytes", "{}", {zeros("n.weight", DType::kU8, {3})}, 3},
+  };
+  for (const auto& row : rows) {
+    const TempDirectory directory;
+    write_checkpoint(directory, row.tensors, row.config);
+    const Tally total = inspect(Checkpoint::open(directory.path())).total();
+    EXPECT_EQ(total.parameters, row.parameters) << row.format;
+    EXPECT_EQ(total.tensors, row.tensors.size()) << row.format;
+  }
 }
 
 TEST(Diff, ACheckpointEqualsItself) {

@@ -211,6 +211,78 @@ TEST_F(Pipeline, OutputDirectory) {
   }
 }
 
+// A Hugging Face cache keeps files elsewhere and links to them. A link to a directory is followed
+// only where that ends and stays inside.
+TEST_F(Pipeline, LinksOfTheSource) {
+  const fs::path blobs = directory_ / "blobs";
+  fs::create_directories(blobs / "dir");
+  write_shard(blobs / "shard", {{"a.w.weight", DType::kBF16, {4, 32}}});
+  write_file(blobs / "tokenizer", "{}");
+  write_file(blobs / "dir/private", "p");
+  fs::permissions(blobs / "tokenizer", fs::perms::owner_read);
+  fs::create_symlink("../blobs/shard", source() / "model.safetensors");
+  fs::create_symlink("../blobs/tokenizer", source() / "tokenizer.json");
+  fs::create_directories(source() / "a/deep");
+  fs::create_directories(source() / "b");
+  write_file(source() / "a/deep/file", "f");
+  fs::create_directory_symlink("../blobs/dir", source() / "out_of_it");
+  fs::create_directory_symlink("..", source() / "a/up");
+  fs::create_directory_symlink("../b", source() / "a/to_b");
+  fs::create_directory_symlink("../a", source() / "b/to_a");
+  fs::create_directory_symlink("deep", source() / "a/same");
+  fs::create_symlink("nowhere", source() / "dangling");
+  fs::create_symlink("itself", source() / "itself");
+  quantize();
+  for (const char* name : {"tokenizer.json", "a/deep/file", "a/same/file", "b/to_a/deep/file"}) {
+    EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(output() / name))) << name;
+  }
+  for (const char* name : {"out_of_it", "a/up", "b/to_a/to_b/to_a", "dangling", "itself"}) {
+    EXPECT_FALSE(fs::exists(fs::symlink_status(output() / name))) << name;
+  }
+}
+
+// 2^20 ways to the last directory.
+TEST_F(Pipeline, LinksThatMultiplyAreRefused) {
+  shard({{"a.w.weight", DType::kBF16, {4, 32}}});
+  for (int i = 0; i < 20; ++i) {
+    fs::create_directories(source() / fmt::format("{}", i));
+    for (const char* name : {"l", "r"}) {
+      fs::create_directory_symlink(fmt::format("../{}", i + 1),
+                                   source() / fmt::format("{}/{}", i, name));
+    }
+  }
+  fs::create_directories(source() / "20");
+  EXPECT_THAT(error_message([&] { quantize(); }), HasSubstr("more than 10000 directories"));
+  EXPECT_FALSE(fs::exists(output()));
+}
+
+TEST_F(Pipeline, ALinkToAShardThatIsGone) {
+  shard({{"a.w.weight", DType::kBF16, {4, 32}}});
+  fs::create_symlink("../blobs/gone", source() / "b.safetensors");
+  EXPECT_THAT(plan_error(), HasSubstr("b.safetensors' is a link that leads to no file"));
+}
+
+// The index and the record of the run are JSON: what it cannot hold is refused before the start.
+TEST_F(Pipeline, NamesThatAreNotUtf8) {
+  shard({{"a.w.weight", DType::kBF16, {4, 32}}});
+  options_.exclude_layers->push_back("x\xFF*");
+  EXPECT_THAT(plan_error(), HasSubstr(R"(exclude_layers "x\ufffd*")"));
+  options_.exclude_layers->pop_back();
+  options_.weight_converters = {{"w1.weight", {"w\xC3.weight"}}};
+  EXPECT_THAT(plan_error(), HasSubstr(R"(weight converter "w\ufffd.weight")"));
+  options_.weight_converters.clear();
+  fs::create_directories(source() / "d\xE9");
+  fs::rename(source() / "model.safetensors", source() / "d\xE9/model.safetensors");
+  EXPECT_THAT(plan_error(), HasSubstr(R"(file name "d\ufffd/model.safetensors")"));
+  fs::rename(source() / "d\xE9/model.safetensors", source() / "mod\xFF.safetensors");
+  EXPECT_THAT(plan_error(), HasSubstr(R"(file name "mod\ufffd.safetensors")"));
+  fs::rename(source() / "mod\xFF.safetensors", source() / "modèle.safetensors");
+  write_file(source() / "note\xFF", "copied as it is");
+  quantize();
+  EXPECT_TRUE(fs::exists(output() / "modèle.safetensors"));
+  EXPECT_TRUE(fs::exists(output() / "note\xFF"));
+}
+
 TEST_F(Pipeline, TensorsWithoutElements) {
   shard({{"a.w.weight", DType::kBF16, {0, 32}}, {"b", DType::kF32, {0}}});
   quantize();

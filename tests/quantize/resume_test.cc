@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <latch>
 #include <map>
+#include <thread>
 
 #include "quern/base/file.h"
 #include "quern/quantize/manifest.h"
@@ -232,6 +234,30 @@ TEST_F(Resume, RanksAtTheSameTime) {
     EXPECT_EQ(status, 0);
   }
   expect_reference();
+}
+
+// None sees a job yet, each comes with its own: one of them stands, for all.
+TEST_F(Resume, OneJobOfRanksThatStartTogether) {
+  constexpr int kRanks = 4;
+  for (int round = 0; round < 20; ++round) {
+    const fs::path directory = directory_ / fmt::format("start-{}", round);
+    fs::create_directories(directory);
+    std::vector<Json> standing(kRanks);
+    {
+      std::vector<std::jthread> ranks;
+      std::latch start(kRanks);
+      for (int rank = 0; rank < kRanks; ++rank) {
+        ranks.emplace_back([&, rank] {
+          start.arrive_and_wait();
+          standing[static_cast<std::size_t>(rank)] =
+              Manifest(directory, rank).claim_job({{"quant_scheme", rank}});
+        });
+      }
+    }
+    for (const Json& job : standing) EXPECT_EQ(job, Manifest(directory, 0).job());
+  }
+  EXPECT_EQ(Manifest(directory_ / "start-0", 0).claim_job({{"quant_scheme", 9}}),
+            Manifest(directory_ / "start-0", 0).job());
 }
 
 // Ranks that finish together publish the same files: none may take away what another is writing.

@@ -7,6 +7,7 @@
 
 #include "quern/base/file.h"
 #include "quern/checkpoint/diff.h"
+#include "quern/checkpoint/inspect.h"
 #include "quern/quantize/pipeline.h"
 #include "tests/quantize/scheme_checkpoint.h"
 #include "tests/support/error_message.h"
@@ -85,6 +86,9 @@ TEST_P(SchemeReport, SaysWhatDiffFinds) {
       EXPECT_EQ(tensor.sqnr_db(), diff.sqnr_db);
     }
   }
+  const Inspection in = inspect(Checkpoint::open(source));
+  const Inspection out = inspect(Checkpoint::open(directory / "out"));
+  EXPECT_EQ(out.total().parameters, in.total().parameters);
   // Nothing is left of the scales: they are part of the weights' comparison.
   if (!GetParam().starts_with("uint4")) {
     EXPECT_EQ(found.size(), count);

@@ -2,6 +2,7 @@
 #include "quern/checkpoint/inspect.h"
 
 #include "quern/base/error.h"
+#include "quern/checkpoint/stored_values.h"
 
 namespace quern {
 namespace {
@@ -53,18 +54,42 @@ Tally& Tally::operator+=(const Tally& other) {
   return *this;
 }
 
-Tally tally_of(const Checkpoint& checkpoint, const Checkpoint::Tensor& tensor) {
-  constexpr std::string_view kScale = "_scale";
-  const auto elements = static_cast<std::uint64_t>(tensor.view.size());
-  std::uint64_t parameters = elements;
-  if (tensor.name.ends_with(".weight_scale")) {
-    const std::string_view weight = tensor.name.substr(0, tensor.name.size() - kScale.size());
-    if (checkpoint.find(weight) != nullptr) parameters = 0;
-  } else if (tensor.view.dtype == DType::kU8 && tensor.name.ends_with(".weight") &&
-             checkpoint.find(fmt::format("{}{}", tensor.name, kScale)) != nullptr) {
-    parameters = 2 * elements;
+namespace {
+
+bool stores_floats(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
+}
+
+// Of a quantized weight, which is there too.
+bool is_scale(const Checkpoint& checkpoint, std::string_view name) {
+  for (const std::string_view suffix : {"_scale", "_scale_2", "_scale_inv"}) {
+    if (!name.ends_with(suffix)) continue;
+    const TensorView* weight = checkpoint.find(name.substr(0, name.size() - suffix.size()));
+    if (weight != nullptr) return !stores_floats(weight->dtype);
   }
-  return {1, parameters, elements, tensor.view.bytes()};
+  return false;
+}
+
+std::uint64_t parameters_of(const Checkpoint& checkpoint, const Checkpoint::Tensor& tensor) {
+  if (is_scale(checkpoint, tensor.name)) return 0;
+  if (const auto values = StoredValues::of(checkpoint, tensor.name)) {
+    return static_cast<std::uint64_t>(num_elements(values->shape()));
+  }
+  const auto elements = static_cast<std::uint64_t>(tensor.view.size());
+  const TensorView* scale = checkpoint.find(fmt::format("{}_scale", tensor.name));
+  if (tensor.view.dtype != DType::kI32 || scale == nullptr) return elements;
+  // uint4 has no values, because Quark leaves its zero points out, but eight codes in a word. With
+  // groups [in, out / 8], the last word padded; the scales are [out, groups].
+  if (scale->shape.size() != 2) return 8 * elements;
+  return static_cast<std::uint64_t>(tensor.view.shape.front()) *
+         static_cast<std::uint64_t>(scale->shape.front());
+}
+
+}  // namespace
+
+Tally tally_of(const Checkpoint& checkpoint, const Checkpoint::Tensor& tensor) {
+  return {1, parameters_of(checkpoint, tensor), static_cast<std::uint64_t>(tensor.view.size()),
+          tensor.view.bytes()};
 }
 
 Tally Inspection::part(ModelPart part) const {

@@ -36,7 +36,8 @@ ModelPart part_of(std::string_view tensor);
 
 struct Tally {
   std::uint64_t tensors = 0;
-  // Weights of the model: a byte of packed MXFP4 counts twice, a block scale not at all.
+  // Weights of the model: a byte of packed MXFP4 counts twice, a scale not at all. See
+  // StoredValues.
   std::uint64_t parameters = 0;
   std::uint64_t elements = 0;  // as stored: what Hugging Face prints as "params"
   std::uint64_t bytes = 0;

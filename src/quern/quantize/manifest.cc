@@ -7,12 +7,14 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 
 #include "quern/base/error.h"
 #include "quern/base/file.h"
 #include "quern/checkpoint/safetensors.h"
+#include "quern/quantize/shard_file.h"
 
 namespace quern {
 namespace {
@@ -99,6 +101,27 @@ ShardRecord parse_record(const Json& json) {
   return record;
 }
 
+void sync_file(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) throw_errno(fmt::format("cannot open '{}'", path.string()));
+  const int status = ::fsync(fd);
+  const int code = errno;
+  ::close(fd);
+  if (status == 0) return;
+  errno = code;
+  throw_errno(fmt::format("cannot sync '{}'", path.string()));
+}
+
+// The file of a faster rank stays. rename() would replace it: it is for file systems that can do
+// neither of the others.
+void rename_unless_taken(const fs::path& from, const fs::path& to) {
+  if (::link(from.c_str(), to.c_str()) == 0 || errno == EEXIST) {
+    fs::remove(from);
+  } else if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
+    errno == EEXIST ? static_cast<void>(fs::remove(from)) : fs::rename(from, to);
+  }
+}
+
 Json read_json(const fs::path& path) {
   return parse_json(read_file(path, kMaxRecordBytes), path.string(),
                     {.reject_duplicate_keys = false});
@@ -140,9 +163,23 @@ std::optional<Json> Manifest::job() const {
   return read_json(directory_ / "job.json");
 }
 
-void Manifest::write_job(const Json& job) const {
+Json Manifest::claim_job(const Json& job) const {
+  if (const auto before = this->job()) return *before;
   fs::create_directories(directory_ / "shards");
-  publish(directory_ / "job.json", job.dump(1));
+  const fs::path target = directory_ / "job.json";
+  const fs::path temporary_path = temporary(target);
+  write_file(temporary_path, job.dump(1));
+  rename_unless_taken(temporary_path, target);
+  sync();
+  const auto standing = this->job();
+  if (!standing) throw Error("'{}' was removed by another process", target.string());
+  return *standing;
+}
+
+void Manifest::sync() const {
+  sync_directory(directory_ / "shards");
+  sync_directory(directory_);
+  sync_directory(directory_.parent_path());
 }
 
 fs::path Manifest::record_path(const std::string& shard) const {
@@ -177,9 +214,10 @@ std::vector<std::string> Manifest::recorded_shards() const {
   return names;
 }
 
-// One name a rank: two ranks may publish the same file at the same time.
+// One name a process: several may publish the same file at the same time.
 fs::path Manifest::temporary(const fs::path& target) const {
-  return directory_ / fmt::format("{}{}.{}", kTemporaryPrefix, rank_, target.filename().string());
+  return directory_ /
+         fmt::format("{}{}.{}.{}", kTemporaryPrefix, rank_, ::getpid(), target.filename().string());
 }
 
 void Manifest::publish(const fs::path& target, std::string_view text) const {
@@ -190,8 +228,10 @@ void Manifest::publish(const fs::path& target, std::string_view text) const {
 
 void Manifest::publish_copy(const fs::path& from, const fs::path& target) const {
   const fs::path temporary_path = temporary(target);
-  fs::copy_file(from, temporary_path, fs::copy_options::overwrite_existing);
+  fs::remove(temporary_path);  // an old one may be read-only, as its source was
+  fs::copy_file(from, temporary_path);
   fs::last_write_time(temporary_path, fs::last_write_time(from));
+  sync_file(temporary_path);
   fs::rename(temporary_path, target);
 }
 

@@ -53,8 +53,10 @@ class Manifest {
   static constexpr const char* kDirectory = ".quern_quantize";
   // Empty without a run.
   std::optional<Json> job() const;
-  // Every member of it must be the same to go on with a run.
-  void write_job(const Json& job) const;
+  // Makes `job` the one of this directory unless there is one, and returns the one that stands: of
+  // ranks that start at the same moment the first wins. Every member of it must be the same to go
+  // on.
+  Json claim_job(const Json& job) const;
 
   bool has_record(const std::string& shard) const;
   // nullopt when the shard is not done.
@@ -63,9 +65,12 @@ class Manifest {
   // Names of all shards with a record, sorted.
   std::vector<std::string> recorded_shards() const;
 
-  // Writes and copies files of the output directory so that they appear whole.
+  // Writes and copies files of the output directory so that they appear whole, their bytes durable.
+  // Their names are so after sync_directory().
   void publish(const std::filesystem::path& target, std::string_view text) const;
   void publish_copy(const std::filesystem::path& from, const std::filesystem::path& target) const;
+  // Makes the names of all records durable.
+  void sync() const;
   // Removes what unfinished publish() calls left: of this rank and of ranks that this run does not
   // have. Those of the others may be in the making: several ranks can finish at the same time.
   void remove_temporary_files(int world_size) const;

@@ -8,6 +8,7 @@
 
 #include "quern/base/error.h"
 #include "quern/base/file.h"
+#include "quern/base/log.h"
 #include "quern/base/progress.h"
 #include "quern/quantize/manifest.h"
 #include "quern/quantize/shard_file.h"
@@ -23,7 +24,7 @@ constexpr const char* kConfigName = "config.json";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 constexpr const char* kReportName = "quantize_report.json";
 constexpr std::size_t kMaxSourceConfigBytes = 16u << 20;
-constexpr int kMaxCopyDepth = 16;  // a link that leads back up would never end
+constexpr std::size_t kMaxCopiedDirectories = 10'000;
 
 bool is_inside(const fs::path& path, const fs::path& directory) {
   const auto [end, ignored] =
@@ -42,30 +43,87 @@ bool is_readme(std::string name) {
   return name.ends_with(".md") && name.find("readme") != std::string::npos;
 }
 
-void copy_tree(const fs::path& from, const fs::path& to, const Manifest& manifest, int depth) {
-  if (depth > kMaxCopyDepth) throw Error("'{}': directories nested too deep", from.string());
-  fs::create_directories(to);
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const fs::path target = to / entry.path().filename();
-    if (entry.is_directory()) {
-      copy_tree(entry.path(), target, manifest, depth + 1);
-    } else if (entry.is_regular_file()) {
-      manifest.publish_copy(entry.path(), target);
-    }
-  }
-}
+// What is copied beside the shards, by its place below the model directory.
+struct OtherFiles {
+  std::vector<fs::path> directories;  // a directory before those in it
+  std::vector<fs::path> files;
+  std::vector<std::string> skipped;  // for the log
+};
 
-// Everything of the source's top level but shards, readmes and what is written anew.
-void copy_other_files(const fs::path& from, const fs::path& to, const Manifest& manifest) {
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory()) {
-      if (name != Manifest::kDirectory) copy_tree(entry.path(), to / name, manifest, 0);
-    } else if (entry.is_regular_file() && !name.ends_with(".safetensors") && !is_readme(name) &&
-               name != kConfigName && name != kIndexName && name != kReportName) {
-      manifest.publish_copy(entry.path(), to / name);
+// Walks as Quark's shutil.copytree does, through links: those of a Hugging Face cache are files
+// that lead out of the directory. Links to directories are followed only where they can neither
+// lead out of it nor in a circle.
+class OtherFilesFinder {
+ public:
+  explicit OtherFilesFinder(const fs::path& root) : root_(fs::canonical(root)) {}
+
+  OtherFiles find() {
+    walk("");
+    return std::move(found_);
+  }
+
+ private:
+  void walk(const fs::path& below) {
+    // Links to directories with links can name the same directories in a great many ways.
+    if (++walked_ > kMaxCopiedDirectories) {
+      throw Error("'{}': more than {} directories to copy; do links lead to the same ones?",
+                  root_.string(), kMaxCopiedDirectories);
+    }
+    for (const auto& entry : fs::directory_iterator(root_ / below)) {
+      const fs::path place = below / entry.path().filename();
+      std::error_code error;
+      const fs::file_status status = entry.status(error);  // of what a link leads to
+      if (fs::is_directory(status)) {
+        add_directory(entry, place);
+      } else if (fs::is_regular_file(status)) {
+        if (!below.empty() || is_copied(place.string())) found_.files.push_back(place);
+      } else {
+        skip(place, entry.is_symlink() ? "a link that leads to no file" : "not a file");
+      }
     }
   }
+
+  void add_directory(const fs::directory_entry& entry, const fs::path& place) {
+    if (place == Manifest::kDirectory) return;
+    if (entry.is_symlink()) {
+      const fs::path target = fs::canonical(entry.path());
+      if (!is_inside(target, root_)) {
+        return skip(place,
+                    fmt::format("a link to '{}', outside of the model directory", target.string()));
+      }
+      // What it stands in, by true names: of the links on the way here too.
+      if (is_inside(fs::canonical(entry.path().parent_path()), target) ||
+          std::ranges::find(links_, target) != links_.end()) {
+        return skip(place, "a link to a directory that it lies in");
+      }
+      links_.push_back(target);
+    }
+    found_.directories.push_back(place);
+    walk(place);
+    if (entry.is_symlink()) links_.pop_back();
+  }
+
+  // Of the top level: all but shards, readmes and what is written anew.
+  static bool is_copied(const std::string& name) {
+    return !name.ends_with(".safetensors") && !is_readme(name) && name != kConfigName &&
+           name != kIndexName && name != kReportName;
+  }
+
+  void skip(const fs::path& place, std::string_view why) {
+    found_.skipped.push_back(fmt::format("not copied: '{}' ({})", (root_ / place).string(), why));
+  }
+
+  fs::path root_;
+  std::size_t walked_ = 0;
+  std::vector<fs::path> links_;  // where those lead that the walk stands in
+  OtherFiles found_;
+};
+
+void copy_other_files(const fs::path& from, const fs::path& to, const Manifest& manifest) {
+  const OtherFiles other = OtherFilesFinder(from).find();
+  for (const fs::path& directory : other.directories) fs::create_directories(to / directory);
+  for (const fs::path& file : other.files) manifest.publish_copy(from / file, to / file);
+  for (const fs::path& directory : other.directories) sync_directory(to / directory);
 }
 
 // As Quark's json.dump(indent=4): total_size is the sum of the files' sizes, names are in the order
@@ -90,12 +148,14 @@ std::string index_text(const QuantizePlan& plan) {
 
 // Files of a checkpoint that an earlier run of this program left.
 void remove_old_output(const fs::path& output) {
-  std::vector<fs::path> old = {output / kConfigName, output / kIndexName, output / kReportName};
+  std::vector<fs::path> old = {output / kIndexName, output / kReportName};
   for (const auto& entry : fs::directory_iterator(output)) {
     if (entry.is_regular_file() && is_shard_name(entry.path().filename()))
       old.push_back(entry.path());
   }
-  for (const fs::path& path : old) fs::remove(path);  // config.json first
+  fs::remove(output / kConfigName);
+  sync_directory(output);  // not loadable from here on
+  for (const fs::path& path : old) fs::remove(path);
   fs::remove_all(output / Manifest::kDirectory);
 }
 
@@ -137,6 +197,9 @@ Json converters_json(const std::vector<WeightConverter>& converters) {
 }  // namespace
 
 void prepare_output_directory(const QuantizeOptions& options) {
+  for (const std::string& note : OtherFilesFinder(options.model_dir).find().skipped) {
+    spdlog::warn("{}", note);
+  }
   const fs::path source = fs::canonical(options.model_dir);
   const fs::path output = fs::weakly_canonical(options.output_dir);
   if (output.empty()) throw Error("the output directory is empty");
@@ -200,8 +263,9 @@ void check_free_space(const fs::path& output_dir, std::uint64_t bytes) {
 bool is_complete(const fs::path& output_dir) { return fs::exists(output_dir / kConfigName); }
 
 void remove_index_and_config(const fs::path& output_dir) {
-  fs::remove(output_dir / kConfigName);
+  const bool removed = fs::remove(output_dir / kConfigName);
   fs::remove(output_dir / kIndexName);
+  if (removed) sync_directory(output_dir);  // before a shard takes the place of another
 }
 
 void finish_output_directory(const QuantizePlan& plan, const QuantizeOptions& options,
@@ -210,6 +274,8 @@ void finish_output_directory(const QuantizePlan& plan, const QuantizeOptions& op
   if (!report.empty()) manifest.publish(options.output_dir / kReportName, report);
   manifest.publish(options.output_dir / kIndexName, index_text(plan));
   manifest.remove_temporary_files(options.world_size);
+  // All names, of the records too, are durable before the one that says that all is there.
+  manifest.sync();
   manifest.publish(options.output_dir / kConfigName, plan.config_text);
   sync_directory(options.output_dir);
 }

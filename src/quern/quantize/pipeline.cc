@@ -45,11 +45,7 @@ class Run {
       throw Error("rank {} of {} makes no sense", options.rank, options.world_size);
     }
     const Json job = job_of(plan, options);
-    if (const auto before = manifest_.job()) {
-      check_same_job(*before, job, options.output_dir);
-    } else {
-      manifest_.write_job(job);
-    }
+    check_same_job(manifest_.claim_job(job), job, options.output_dir);
     std::vector<std::uint64_t> sizes;
     for (const PlannedShard& shard : plan.shards) {
       sources_.push_back(sources_of(shard, options.model_dir));

@@ -59,11 +59,44 @@ DType model_dtype(const Json& config) {
               name);
 }
 
+// What the index and the record of a run will name: JSON holds UTF-8 only.
+void check_utf8(std::string_view what, const std::string& text) {
+  const auto shown =
+      Json(text).dump(-1, ' ', /*ensure_ascii=*/true, nlohmann::detail::error_handler_t::replace);
+  try {
+    (void)Json(text).dump();
+  } catch (const Json::exception&) {
+    throw Error("{} {} (invalid bytes shown as \\ufffd): expected UTF-8", what, shown);
+  }
+}
+
+void check_options_utf8(const QuantizeOptions& options) {
+  check_utf8("importance file", options.importance_file.string());
+  check_utf8("template", options.template_name);
+  for (const std::string& layer : options.layer_config) check_utf8("layer_config", layer);
+  for (const std::string& pattern : options.exclude_layers.value_or(std::vector<std::string>{}))
+    check_utf8("exclude_layers", pattern);
+  for (const WeightConverter& converter : options.weight_converters) {
+    check_utf8("weight converter", converter.source);
+    for (const std::string& target : converter.targets) check_utf8("weight converter", target);
+  }
+  for (const auto& [pattern, rows] : options.presharded_weights)
+    check_utf8("presharded_weights", pattern);
+}
+
 std::vector<fs::path> find_shards(const fs::path& directory) {
   std::vector<fs::path> shards;
   std::map<std::string, fs::path> by_name;
   for (const auto& entry : fs::recursive_directory_iterator(directory)) {
-    if (!entry.is_regular_file() || entry.path().extension() != ".safetensors") continue;
+    if (entry.path().extension() != ".safetensors") continue;
+    std::error_code error;
+    const fs::file_status status = entry.status(error);
+    if (fs::is_directory(status)) continue;
+    if (!fs::is_regular_file(status)) {
+      throw Error("'{}' is {}; is the download complete?", entry.path().string(),
+                  entry.is_symlink() ? "a link that leads to no file" : "not a file");
+    }
+    check_utf8("file name", fs::relative(entry.path(), directory).string());
     const auto [other, inserted] = by_name.emplace(entry.path().filename().string(), entry.path());
     if (!inserted) {
       throw Error("'{}' and '{}' would both be written as '{}'", other->second.string(),
@@ -438,6 +471,7 @@ bool is_linear_weight_name(std::string_view tensor) {
 }
 
 QuantizePlan make_plan(const QuantizeOptions& options) {
+  check_options_utf8(options);
   const Scheme& scheme = find_scheme(options.quant_scheme);
   const LayerSchemes layers = parse_layer_config(options.layer_config);
   if (!fs::is_directory(options.model_dir)) {
