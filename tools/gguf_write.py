@@ -7,7 +7,7 @@
 For comparisons with llama.cpp and ik_llama.cpp, which read only GGUF (architecture "minimax-m3"). ik_llama.cpp has no
 block selection and refuses the indexer's tensors: give it a file made with --no_indexer. No value is changed: BF16 stays
 BF16, MXFP4 keeps its scales and codes, norms become 1 + w in float32 (exact), and the indexer float32, since ggml would
-round its activations to BF16. The whole file is planned from the headers, then written front to back in pieces of 16 MiB.
+round its activations to BF16. The whole file is planned from the headers, then written front to back in pieces of 2 MiB.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 
 ARCH = "minimax-m3"
 ALIGNMENT = 32
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 2 << 20
 # Numbers of the GGUF format: types of metadata values, of tensors, of tokens, of files.
 U32, F32_VALUE, BOOL, STRING, ARRAY, I32 = 4, 6, 7, 8, 9, 5
 GGML_TYPES = {"F32": 0, "F16": 1, "BF16": 30, "MXFP4": 39}
@@ -99,11 +99,13 @@ def mxfp4_blocks(codes, scales, name):
     the low nibble of byte j is element j and the high one element j + 16."""
     if (scales == 255).any():
         raise SystemExit(f"{name}: a scale byte is 255 (NaN), which ggml has no value for")
-    pairs = codes.reshape(len(codes), -1, MXFP4_BLOCK // 2)
-    elements = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(*pairs.shape[:2], MXFP4_BLOCK)
-    blocks = np.empty((*pairs.shape[:2], MXFP4_BLOCK_BYTES), np.uint8)
+    halves = codes.reshape(len(codes), -1, 2, MXFP4_BLOCK // 4)
+    first, second = halves[:, :, 0], halves[:, :, 1]
+    blocks = np.empty((*first.shape[:2], MXFP4_BLOCK_BYTES), np.uint8)
     blocks[..., 0] = scales
-    blocks[..., 1:] = elements[..., :MXFP4_BLOCK // 2] | elements[..., MXFP4_BLOCK // 2:] << 4
+    # Bytes 2j and 2j + 1 of the codes: elements 2j and 2j + 1 of both halves.
+    blocks[..., 1::2] = first & 15 | second << 4
+    blocks[..., 2::2] = first >> 4 | second & 240
     return blocks
 
 
