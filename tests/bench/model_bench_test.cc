@@ -20,6 +20,7 @@ ModelBenchOptions tiny_options() {
   options.model_dir = test::kTinyModel;
   options.threads = 1;
   options.repetitions = 2;
+  options.probe_seconds = 0.001;
   options.max_step_tokens = 64;
   options.max_batch_size = 3;
   return options;
@@ -76,6 +77,7 @@ TEST(ModelBench, TheSameSeedRunsTheSameSteps) {
 // Of each step: 5 layers, the first of them dense.
 TEST(ModelBench, ProfileHasEveryOperation) {
   ModelBenchOptions options = tiny_options();
+  options.clock = Clock::kCpu;
   options.profile = true;
   const BenchResult result = ModelBench(options).run({.decode_tokens = 3, .context = 200});
   const std::int64_t steps = 3 * 2;
@@ -115,7 +117,7 @@ TEST(TimedBackend, ComputesWhatTheOtherComputes) {
     return logits;
   };
   const auto plain = kernels::make_cpu_backend({.num_threads = 1});
-  TimedBackend timed(kernels::make_cpu_backend({.num_threads = 1}));
+  TimedBackend timed(kernels::make_cpu_backend({.num_threads = 1}), Clock::kCpu, 1);
   const std::vector<float> expected = logits_of(*plain, 1);
   EXPECT_TRUE(std::ranges::all_of(expected, [](float value) { return std::isfinite(value); }));
   EXPECT_EQ(logits_of(timed, 1), expected);

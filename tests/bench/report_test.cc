@@ -40,6 +40,7 @@ TEST(BenchReport, JsonHasEveryFigure) {
   EXPECT_EQ(row["n_gen"], 32);
   EXPECT_EQ(row["n_depth"], 4096);
   EXPECT_EQ(row["batch_size"], 8);
+  EXPECT_EQ(row["clock"], "wall");
   EXPECT_EQ(row["median_ts"], 25.6);
   EXPECT_EQ(row["bound_ts"], 64.0);
   EXPECT_EQ(row["share_of_bound"], 0.5);

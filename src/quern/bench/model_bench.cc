@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <functional>
 
 #include "quern/base/error.h"
 #include "quern/base/log.h"
@@ -23,16 +21,7 @@
 namespace quern::bench {
 namespace {
 
-// A probe of the rates around each repetition: long enough for a stable figure, short beside a
-// step of a real model.
-constexpr double kProbeSeconds = 0.05;
 constexpr std::size_t kProbeBytes = std::size_t{1} << 30;
-
-double seconds_of(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // "MXFP4" where the checkpoint says so, else the dtype of its matrices.
 std::string format_name(const ModelConfig& config) {
@@ -42,8 +31,8 @@ std::string format_name(const ModelConfig& config) {
 // What this machine does with the weights where they lie: read bandwidth on them, multiply-adds.
 class MachineProbe {
  public:
-  MachineProbe(const Checkpoint& checkpoint, int threads)
-      : checkpoint_(checkpoint), team_(threads) {}
+  MachineProbe(const Checkpoint& checkpoint, int threads, Clock clock)
+      : checkpoint_(checkpoint), team_(threads), clock_(clock) {}
 
   int threads() const { return team_.size(); }
 
@@ -53,19 +42,22 @@ class MachineProbe {
       sum_ += kernels::read_all(team_, shard.data());
   }
 
-  MachineRates measure() {
+  // Half of the time reads, a quarter multiplies each way.
+  MachineRates measure(double probe_seconds) {
     MachineRates rates;
     double bytes = 0, seconds = 0;
-    while (seconds < kProbeSeconds) {
+    while (seconds < probe_seconds / 2) {
       const std::span<const std::byte> part = next_part();
-      seconds += seconds_of([&] { sum_ += kernels::read_all(team_, part); });
+      const Stopwatch watch(clock_, team_.size());
+      sum_ += kernels::read_all(team_, part);
+      seconds += watch.seconds();
       bytes += static_cast<double>(part.size());
     }
     rates.read_bytes_per_second = bytes / seconds;
     rates.int8_multiply_adds_per_second =
-        kernels::int8_multiply_adds_per_second(team_, kProbeSeconds / 2);
+        kernels::int8_multiply_adds_per_second(team_, probe_seconds / 4);
     rates.float_multiply_adds_per_second =
-        kernels::float_multiply_adds_per_second(team_, kProbeSeconds / 2);
+        kernels::float_multiply_adds_per_second(team_, probe_seconds / 4);
     return rates;
   }
 
@@ -78,6 +70,7 @@ class MachineProbe {
 
   const Checkpoint& checkpoint_;
   ThreadTeam team_;
+  Clock clock_;
   std::size_t next_ = 0;
   std::uint64_t sum_ = 0;
 };
@@ -141,9 +134,12 @@ struct ModelBench::Impl {
       : options(given),
         checkpoint(Checkpoint::open(given.model_dir)),
         config(parse_model_config(checkpoint.config())),
-        probe(checkpoint, given.threads) {
-    if (options.profile) timed = std::make_unique<TimedBackend>(make_backend(options));
-    if (!options.profile) plain = make_backend(options);
+        probe(checkpoint, given.threads, given.clock) {
+    if (options.profile) {
+      timed = std::make_unique<TimedBackend>(make_backend(options), options.clock, probe.threads());
+    } else {
+      plain = make_backend(options);
+    }
     const int tokens = std::max(options.max_step_tokens, options.max_batch_size);
     model = std::make_unique<model::TextModel>(checkpoint, config, backend(),
                                                model::ModelLimits{tokens, options.max_batch_size});
@@ -251,15 +247,18 @@ struct ModelBench::Impl {
     set_up(test);
     BenchResult result;
     result.test = test;
+    result.clock = options.clock;
     if (options.warmup) step(test, 0, step_size(test), true, nullptr);
     if (timed) timed->clear();
     StepCost sum;
     std::vector<MachineRates> rates;
-    MachineRates before = probe.measure();
+    MachineRates before = probe.measure(options.probe_seconds);
     for (int i = 0; i < options.repetitions; ++i) {
       sum = {};
-      result.seconds.push_back(seconds_of([&] { result.steps = run_steps(test, &sum); }));
-      const MachineRates after = probe.measure();
+      const Stopwatch watch(options.clock, probe.threads());
+      result.steps = run_steps(test, &sum);
+      result.seconds.push_back(watch.seconds());
+      const MachineRates after = probe.measure(options.probe_seconds);
       rates.push_back(mean(before, after));
       before = after;
       result.bounds.push_back(bound_seconds(sum.total(), rates.back()));

@@ -24,6 +24,10 @@ struct ModelBenchOptions {
   int repetitions = 5;
   bool warmup = true;  // a step before the first repetition, which is not counted
   bool profile = false;
+  Clock clock = Clock::kWall;
+  // Of each probe of the machine's rates, one before and after each repetition: long enough for a
+  // stable figure, short beside a step of a real model.
+  double probe_seconds = 0.1;
   kernels::MoeBackend moe_backend = kernels::MoeBackend::kNative;
   std::uint64_t seed = 1;
 };
@@ -54,7 +58,8 @@ struct BenchResult {
   std::vector<double> bounds;   // bound_seconds() with the rates around each repetition
   Cost cost;                    // of one repetition
   int steps = 0;                // of one repetition
-  MachineRates rates;           // medians
+  Clock clock = Clock::kWall;
+  MachineRates rates;                                    // medians
   std::array<OperationProfile, kNumOperations> profile;  // with ModelBenchOptions::profile
 
   double tokens_per_second() const;  // median

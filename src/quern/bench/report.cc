@@ -72,6 +72,7 @@ Json row_json(const BenchRow& row) {
                {"n_depth", result.test.context},
                {"batch_size", result.test.batch_size},
                {"steps", result.steps},
+               {"clock", result.clock == Clock::kWall ? "wall" : "cpu"},
                {"median_ts", result.tokens_per_second()},
                {"spread_ts", result.spread()},
                {"bound_ts", result.bound_tokens_per_second()},
@@ -123,7 +124,8 @@ std::string machine_lines(const std::vector<BenchRow>& rows) {
         "machine, {} threads: {:.1f} GB/s read, {:.0f} GMAC/s 8-bit, {:.0f} GMAC/s float\n",
         threads, median(rates.read) * 1e-9, median(rates.int8) * 1e-9, median(rates.floats) * 1e-9);
   }
-  return text;
+  const bool cpu = !rows.empty() && rows.front().result.clock == Clock::kCpu;
+  return cpu ? text + "times are CPU time of a thread\n" : text;
 }
 
 std::string profile_table(const BenchRow& row) {

@@ -1,18 +1,16 @@
 // See timed_backend.h.
 #include "quern/bench/timed_backend.h"
 
-#include <chrono>
-
 namespace quern::bench {
 
 template <typename Run>
 void TimedBackend::time(Operation operation, Run&& run) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch(clock_, threads_);
   run();
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const double elapsed = watch.seconds();
   OperationTime& sum = times_[static_cast<std::size_t>(operation)];
   ++sum.calls;
-  sum.seconds += elapsed.count();
+  sum.seconds += elapsed;
 }
 
 // The operations of a step.

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "quern/bench/step_cost.h"
+#include "quern/bench/stopwatch.h"
 #include "quern/kernels/backend.h"
 
 namespace quern::bench {
@@ -18,7 +19,8 @@ using OperationTimes = std::array<OperationTime, kNumOperations>;
 
 class TimedBackend final : public kernels::Backend {
  public:
-  explicit TimedBackend(std::unique_ptr<kernels::Backend> inner) : inner_(std::move(inner)) {}
+  TimedBackend(std::unique_ptr<kernels::Backend> inner, Clock clock, int threads)
+      : inner_(std::move(inner)), clock_(clock), threads_(threads) {}
 
   // Since the last clear().
   const OperationTimes& times() const { return times_; }
@@ -71,6 +73,8 @@ class TimedBackend final : public kernels::Backend {
   void time(Operation operation, Run&& run);
 
   std::unique_ptr<kernels::Backend> inner_;
+  Clock clock_;
+  int threads_;
   OperationTimes times_;
 };
 
