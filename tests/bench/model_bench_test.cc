@@ -79,7 +79,7 @@ TEST(ModelBench, ProfileHasEveryOperation) {
   ModelBenchOptions options = tiny_options();
   options.clock = Clock::kCpu;
   options.profile = true;
-  const BenchResult result = ModelBench(options).run({.decode_tokens = 3, .context = 200});
+  const BenchResult result = ModelBench(options).run({.decode_tokens = 3, .context = 1000});
   const std::int64_t steps = 3 * 2;
   const std::pair<Operation, std::int64_t> kCalls[] = {
       {Operation::kEmbed, 1},        {Operation::kNorm, 11},  {Operation::kProjectQkv, 5},

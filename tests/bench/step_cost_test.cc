@@ -53,7 +53,8 @@ TEST_F(StepCostOfSmallModel, EqualsTheCalculationByHand) {
       // Two norms a layer and the last, of 64; q and k of 32 on both layers; index q and k on one.
       {Operation::kNorm, 2 * (5 * 64 + 4 * 32 + 2 * 32), 0, 0},
       {Operation::kProjectQkv, 2 * kQkv, 0, 4 * kQkv},
-      {Operation::kSelectBlocks, 2 * 32 * (301 + 3), 0, 32 * (301 + 6)},
+      // The prompt's tokens see one block and have nothing to choose.
+      {Operation::kSelectBlocks, 2 * 32 * 301, 0, 32 * 301},
       {Operation::kAttend, 2 * 2 * 32 * kKeysRead, 0, 2 * 64 * (kDenseKeys + kSparseKeys)},
       {Operation::kOutputProjection, 2 * 2 * 4096, 0, 4 * 2 * 4096},
       {Operation::kMlp, 2 * 3 * 4096, 0, 4 * 3 * 4096},

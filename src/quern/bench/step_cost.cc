@@ -17,11 +17,15 @@ constexpr std::array<std::string_view, kNumOperations> kOperationNames = {
     "embed",     "norms", "q, k, v", "select blocks", "attend", "output projection",
     "dense MLP", "route", "experts", "logits"};
 
+// Whether the token at `position` sees more blocks than it may keep; else all are taken unseen.
+bool must_select(std::int64_t position, std::int64_t topk) {
+  return position / kernels::kBlockTokens + 1 > topk;
+}
+
 // Keys that the token at `position` attends to on a layer that keeps `topk` blocks: all of them, or
 // topk blocks of which the last, its own, is not full.
 double attended_keys(std::int64_t position, std::int64_t topk) {
-  const std::int64_t visible = position / kernels::kBlockTokens + 1;
-  if (visible <= topk) return static_cast<double>(position + 1);
+  if (!must_select(position, topk)) return static_cast<double>(position + 1);
   return static_cast<double>((topk - 1) * kernels::kBlockTokens + position % kernels::kBlockTokens +
                              1);
 }
@@ -150,14 +154,15 @@ void ModelCost::add_attention(const Layer& layer, std::span<const StepSequence> 
     double keys = 0, index_keys = 0;
     for (std::int64_t position = sequence.start; position < end; ++position) {
       keys += attended_keys(position, topk);
-      index_keys += static_cast<double>(position + 1);
+      if (must_select(position, topk)) index_keys += static_cast<double>(position + 1);
     }
     // Read once for all tokens of the sequence: at least what the last one needs.
     Cost& attend = cost.of(Operation::kAttend);
     attend.bytes += 2 * kBf16Bytes * kv_heads * attended_keys(end - 1, topk);
     attend.float_multiply_adds += 2 * heads * keys;
     Cost& select = cost.of(Operation::kSelectBlocks);
-    select.bytes += kBf16Bytes * index_dim * static_cast<double>(end);
+    if (must_select(end - 1, topk))
+      select.bytes += kBf16Bytes * index_dim * static_cast<double>(end);
     select.float_multiply_adds += index_heads * index_dim * index_keys;
   }
 }
