@@ -3,9 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <future>
 #include <numeric>
+#include <thread>
 
 #include "quern/base/error.h"
+#include "quern/eval/http_connection.h"
 #include "tests/support/error_message.h"
 #include "tests/support/scripted_server.h"
 
@@ -145,7 +148,48 @@ TEST(LoadBench, RunsAgainstAServer) {
   EXPECT_EQ(json["completed"], 4);
   EXPECT_EQ(json["total_input_tokens"], 4 * 3);
   EXPECT_EQ(json["total_output_tokens"], 4 * 4);
-  EXPECT_EQ(json["itls"][0].size() + json["itls"][4].size(), 2U);
+  std::size_t waits = 0;
+  for (const Json& of_request : json["itls"]) waits += of_request.size();
+  EXPECT_EQ(waits, 4U);  // one between two pieces; which request is refused is not known
+}
+
+// A server that sends its second chunk only when the client has seen the first.
+TEST(HttpConnection, APieceIsSeenWhenItComes) {
+  const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(listener, reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(listener, 1), 0);
+  ::getsockname(listener, reinterpret_cast<sockaddr*>(&address), &size);
+  std::promise<void> seen;
+  bool in_time = false;
+  std::thread server([&] {
+    const int fd = ::accept(listener, nullptr, nullptr);
+    char request[4096];
+    EXPECT_GT(::recv(fd, request, sizeof request, 0), 0);
+    const auto send = [fd](std::string_view text) {
+      ::send(fd, text.data(), text.size(), MSG_NOSIGNAL);
+    };
+    send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n");
+    in_time = seen.get_future().wait_for(std::chrono::seconds(10)) == std::future_status::ready;
+    send("3\r\ntwo\r\n0\r\n\r\n");
+    ::close(fd);
+  });
+  HttpConnection connection(
+      HttpUrl::parse(fmt::format("http://127.0.0.1:{}", ntohs(address.sin_port))), {});
+  std::vector<std::string> pieces;
+  const HttpResponse response =
+      connection.request("GET", "/", "", {}, std::chrono::seconds(20), [&](std::string_view piece) {
+        pieces.emplace_back(piece);
+        if (pieces.size() == 1) seen.set_value();
+      });
+  server.join();
+  ::close(listener);
+  EXPECT_TRUE(in_time);
+  EXPECT_EQ(pieces, (std::vector<std::string>{"one", "two"}));
+  EXPECT_EQ(response.body, "onetwo");
 }
 
 TEST(LoadBench, AServerThatCannotAnswerIsAnError) {

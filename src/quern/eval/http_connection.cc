@@ -188,7 +188,8 @@ class HttpConnection::Impl {
                                 [done](beast::error_code e, std::size_t) { done(e); });
       });
       received_ = parser.got_some();
-      parser.eager(true);
+      // Not eager: that would wait, behind a chunk, for the size of the next one.
+      parser.eager(false);
       std::size_t seen = 0;
       while (!error && !parser.is_done()) {
         error = wait_for([&](auto done) {
