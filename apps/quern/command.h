@@ -19,6 +19,7 @@ void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_card(CLI::App& app);
 void add_sensitivity(CLI::App& app);
+void add_bench(CLI::App& app);
 void add_rank(CLI::App& app);
 
 }  // namespace quern::cli

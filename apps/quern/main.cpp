@@ -33,6 +33,7 @@ int main(int argc, char** argv) {
     quern::cli::add_compare(app);
     quern::cli::add_card(app);
     quern::cli::add_sensitivity(app);
+    quern::cli::add_bench(app);
     quern::cli::add_rank(app);
     std::vector<std::string> words(argv + 1, argv + argc);
     if (quern::cli::joins_rank_zero(words)) words = {"rank"};

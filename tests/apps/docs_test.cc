@@ -45,7 +45,8 @@ TEST_P(Docs, CommandsOfThePageRun) {
   EXPECT_EQ(result.status, 0) << result.output;
 }
 
-INSTANTIATE_TEST_SUITE_P(Page, Docs, ::testing::Values("quantize", "serve", "evaluate", "scaling"),
+INSTANTIATE_TEST_SUITE_P(Page, Docs,
+                         ::testing::Values("quantize", "serve", "evaluate", "scaling", "bench"),
                          [](const auto& info) { return std::string(info.param); });
 
 }  // namespace

@@ -98,18 +98,20 @@ class HttpConnection::Impl {
                   tls.ca_cert_path, error.message());
   }
 
-  HttpResponse request(http::request<http::string_body>& message,
-                       std::chrono::milliseconds timeout) {
+  using OnPiece = std::function<void(std::string_view)>;
+
+  HttpResponse request(http::request<http::string_body>& message, std::chrono::milliseconds timeout,
+                       const OnPiece& on_piece) {
     deadline_ = Clock::now() + timeout;
     const bool reused = stream_ != nullptr;
     beast::error_code error = reused ? beast::error_code{} : connect();
     std::optional<HttpResponse> response;
-    if (!error) response = exchange(message, error);
+    if (!error) response = exchange(message, error, on_piece);
     // A kept connection that the server closed between requests: nothing was answered, ask again.
     if (error && reused && !received_ && error != beast::error::timeout) {
       close();
       error = connect();
-      if (!error) response = exchange(message, error);
+      if (!error) response = exchange(message, error, on_piece);
     }
     if (!response) {
       close();
@@ -170,7 +172,7 @@ class HttpConnection::Impl {
   }
 
   std::optional<HttpResponse> exchange(http::request<http::string_body>& message,
-                                       beast::error_code& error) {
+                                       beast::error_code& error, const OnPiece& on_piece) {
     received_ = false;
     lowest().expires_at(deadline_);
     http::response_parser<http::string_body> parser;
@@ -186,11 +188,18 @@ class HttpConnection::Impl {
                                 [done](beast::error_code e, std::size_t) { done(e); });
       });
       received_ = parser.got_some();
-      if (error) return;
-      error = wait_for([&](auto done) {
-        http::async_read(stream, buffer_, parser,
-                         [done](beast::error_code e, std::size_t) { done(e); });
-      });
+      // Not eager: that would wait, behind a chunk, for the size of the next one.
+      parser.eager(false);
+      std::size_t seen = 0;
+      while (!error && !parser.is_done()) {
+        error = wait_for([&](auto done) {
+          http::async_read_some(stream, buffer_, parser,
+                                [done](beast::error_code e, std::size_t) { done(e); });
+        });
+        const std::string& body = parser.get().body();
+        if (on_piece && body.size() > seen) on_piece(std::string_view(body).substr(seen));
+        seen = body.size();
+      }
     };
     if (url_.tls) {
       over(*stream_);
@@ -222,13 +231,13 @@ HttpConnection::~HttpConnection() = default;
 HttpResponse HttpConnection::request(
     const std::string& method, const std::string& target, const std::string& body,
     const std::vector<std::pair<std::string, std::string>>& headers,
-    std::chrono::milliseconds timeout) {
+    std::chrono::milliseconds timeout, const std::function<void(std::string_view)>& on_piece) {
   http::request<http::string_body> message(method == "GET" ? http::verb::get : http::verb::post,
                                            target, 11);
   for (const auto& [name, value] : headers) message.set(name, value);
   message.body() = body;
   message.prepare_payload();
-  return impl_->request(message, timeout);
+  return impl_->request(message, timeout, on_piece);
 }
 
 }  // namespace quern

@@ -5,8 +5,10 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -41,11 +43,12 @@ class HttpConnection {
   ~HttpConnection();
 
   // `method` is "GET" or "POST". A kept connection that the server has closed meanwhile is replaced
-  // once, within the same deadline.
+  // once, within the same deadline. `on_piece` sees the body as it comes, cut anywhere.
   HttpResponse request(const std::string& method, const std::string& target,
                        const std::string& body,
                        const std::vector<std::pair<std::string, std::string>>& headers,
-                       std::chrono::milliseconds timeout);
+                       std::chrono::milliseconds timeout,
+                       const std::function<void(std::string_view)>& on_piece = {});
 
  private:
   class Impl;

@@ -261,6 +261,10 @@ class Backend {
                     std::span<std::int32_t> blocks) = 0;
   // Overwrites K and V of one block of one layer and KV head.
   virtual void fill_kv_block(KvCache& cache, int layer, int kv_head, int block, float value) = 0;
+  // Overwrites keys, values and index keys of all blocks with random values of variance 1, as keys
+  // have behind their norm; the same for the same seed. For measuring steps behind long contexts
+  // that nobody computed.
+  virtual void fill_kv_random(KvCache& cache, std::uint64_t seed) = 0;
 };
 
 }  // namespace quern::kernels

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "quern/base/error.h"
+#include "quern/base/split_mix.h"
 #include "quern/kernels/backend.h"
 #include "quern/numerics/bf16.h"
 
@@ -105,7 +106,30 @@ class HostKvCache final : public KvCache {
     }
   }
 
+  void fill_random(std::uint64_t seed) {
+    const KvCacheSpec& s = spec();
+    const std::int64_t main =
+        std::int64_t{s.num_blocks} * s.num_kv_heads * kBlockTokens * s.head_dim;
+    const std::int64_t index = std::int64_t{s.num_blocks} * kBlockTokens * s.index_dim;
+    SplitMix64 words(seed);
+    for (std::size_t layer = 0; layer < k_.size(); ++layer) {
+      fill_random(words, k_[layer].data(), main);
+      fill_random(words, v_[layer].data(), main);
+      if (s.layer_has_index[layer]) fill_random(words, index_[layer].data(), index);
+    }
+  }
+
  private:
+  // Four values of 16 bits a word, uniform in +-sqrt(3): their variance is 1.
+  static void fill_random(SplitMix64& words, Element* out, std::int64_t count) {
+    constexpr float kScale = 1.7320508F / 32768.0F;
+    std::uint64_t word = 0;
+    for (std::int64_t i = 0; i < count; ++i) {
+      word = i % 4 == 0 ? words.next() : word >> 16;
+      store(static_cast<float>(static_cast<std::int16_t>(word)) * kScale, out[i]);
+    }
+  }
+
   Element* head(const std::vector<HostArray<Element>>& layers, int layer, int block,
                 int kv_head) const {
     const std::int64_t row = std::int64_t{block} * spec().num_kv_heads + kv_head;
@@ -206,6 +230,9 @@ class HostBackend : public Backend {
   }
   void fill_kv_block(KvCache& cache, int layer, int kv_head, int block, float value) final {
     static_cast<Cache&>(cache).fill(layer, kv_head, block, value);
+  }
+  void fill_kv_random(KvCache& cache, std::uint64_t seed) final {
+    static_cast<Cache&>(cache).fill_random(seed);
   }
 
  protected:
