@@ -3,7 +3,7 @@
 
     python3 -m venv V && V/bin/pip install numpy xllamacpp
     V/bin/python tools/gguf_write.py models/m3-tiny bf16.gguf
-    V/bin/python tools/gguf_compare_logits.py bf16.gguf bf16 [--dense]
+    V/bin/python tools/gguf_compare_logits.py bf16.gguf bf16 [--dense] [--cache f32]
 
 xllamacpp is llama.cpp as a wheel, so nothing has to be built. Prompts are the oracle's token ids; compared are the
 log-probabilities of all tokens behind the last four positions of each prompt. A peer that holds the weights of a mode
@@ -29,12 +29,13 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def start(gguf, dense):
+def start(gguf, dense, cache):
     params = xllamacpp.CommonParams()
     params.model.path = gguf
     params.n_ctx, params.n_batch, params.n_ubatch, params.n_parallel = 4096, 2048, 2048, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = False
+    params.cache_type_k = params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{cache.upper()}")
     kinds = xllamacpp.llama_flash_attn_type
     params.flash_attn_type = (kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED if dense else kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED)
     return xllamacpp.Server(params)
@@ -65,9 +66,10 @@ def main():
     parser.add_argument("gguf")
     parser.add_argument("precision", choices=MODES)
     parser.add_argument("--dense", action="store_true", help="without block selection")
+    parser.add_argument("--cache", choices=["f16", "f32"], default="f16", help="type of the KV cache")
     args = parser.parse_args()
     golden = {mode: read_safetensors(GOLDEN / f"tiny.{mode}.safetensors") for mode in MODES[args.precision]}
-    server = start(args.gguf, args.dense)
+    server = start(args.gguf, args.dense, args.cache)
     for prompt in PROMPTS:
         tensors = next(iter(golden.values()))
         ids = tensors[f"{prompt}.input_ids"].tolist()

@@ -74,12 +74,12 @@ def rows_of(name, command):
         with tempfile.NamedTemporaryFile("r", suffix=".json") as file:
             execute([*command, "--json", file.name])
             return json.load(open(file.name))
-    # ik_llama.cpp prints remarks before the list.
+    # Remarks may stand around the list.
     text = execute(command)
     start = text.find("[\n")
     if start < 0:
         raise SystemExit(f"{' '.join(command)}: no list of results in\n{text[:500]}")
-    return json.loads(text[start:])
+    return json.JSONDecoder().raw_decode(text, start)[0]
 
 
 def speeds_of(rows):
