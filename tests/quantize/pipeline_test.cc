@@ -276,7 +276,13 @@ TEST_F(Pipeline, NamesThatAreNotUtf8) {
   EXPECT_THAT(plan_error(), HasSubstr(R"(file name "d\ufffd/model.safetensors")"));
   fs::rename(source() / "d\xE9/model.safetensors", source() / "mod\xFF.safetensors");
   EXPECT_THAT(plan_error(), HasSubstr(R"(file name "mod\ufffd.safetensors")"));
-  fs::rename(source() / "mod\xFF.safetensors", source() / "modèle.safetensors");
+  // A link is known by its own name, not by its target's.
+  const fs::path blob = source().parent_path() / "blob";
+  fs::rename(source() / "mod\xFF.safetensors", blob);
+  fs::create_symlink(blob, source() / "mod\xFF.safetensors");
+  EXPECT_THAT(plan_error(), HasSubstr(R"(file name "mod\ufffd.safetensors")"));
+  fs::remove(source() / "mod\xFF.safetensors");
+  fs::rename(blob, source() / "modèle.safetensors");
   write_file(source() / "note\xFF", "copied as it is");
   quantize();
   EXPECT_TRUE(fs::exists(output() / "modèle.safetensors"));

@@ -96,7 +96,7 @@ std::vector<fs::path> find_shards(const fs::path& directory) {
       throw Error("'{}' is {}; is the download complete?", entry.path().string(),
                   entry.is_symlink() ? "a link that leads to no file" : "not a file");
     }
-    check_utf8("file name", fs::relative(entry.path(), directory).string());
+    check_utf8("file name", entry.path().lexically_relative(directory).string());
     const auto [other, inserted] = by_name.emplace(entry.path().filename().string(), entry.path());
     if (!inserted) {
       throw Error("'{}' and '{}' would both be written as '{}'", other->second.string(),
