@@ -39,7 +39,7 @@ TEST_F(Parallel, EvaluationUnderMpirunIsOne) {
       "E=\"eval --model_args pretrained=$ROOT/models/m3-tiny,max_gen_toks=4,threads=1 --tasks "
       "arith "
       "--num_fewshot 0 --limit 1 --apply_chat_template\"; "
-      "export ASAN_OPTIONS=detect_leaks=0; "  // MPI's own
+      "export ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=detect_deadlocks=0; "  // Open MPI's own
       "for M in --model=quern \"-M quern\" \"--config $D/options.yaml\"; do "
       "$MPI $QUERN $E $M >$D/out 2>&1; echo \"status $? tables $(grep -c '^|arith' $D/out)\"; "
       "grep -i 'starting' $D/out; done; rm -r $D");
