@@ -276,7 +276,7 @@ def model_entries(text, name, file_type, with_indexer):
 
 
 def tokenizer_entries(directory, vocab_size):
-    """Byte-level BPE. Ids without a token get a placeholder, since the peers take the vocabulary's size from the list."""
+    """Byte-level BPE. Ids without a token get a name made of their number, since the peers take the vocabulary's size from the list."""
     tokenizer = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
     settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]

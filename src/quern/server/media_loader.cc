@@ -137,16 +137,23 @@ struct MediaLoader::Runtime {
         media.bytes = co_await bytes_of(std::move(url), reservation);
         take(*batch, media, reservation);
         batch->media[index] = std::move(media);
+      } catch (const ApiError& error) {
+        // A copy: Asio keeps the original in its threads, beyond the receiver's use of it.
+        fail(*batch, index, std::make_exception_ptr(error));
       } catch (...) {
-        if (!batch->error || index < batch->failed_index) {
-          batch->error = std::current_exception();
-          batch->failed_index = index;
-        }
+        fail(*batch, index, std::current_exception());
       }
     }
     if (--batch->workers > 0) co_return;
     if (batch->error) batch->media.clear();
-    batch->done(batch->error, std::move(batch->media));
+    // The receiver's from here on: it may end the error in its own thread.
+    batch->done(std::exchange(batch->error, nullptr), std::move(batch->media));
+  }
+
+  static void fail(Batch& batch, std::size_t index, std::exception_ptr error) {
+    if (batch.error && index >= batch.failed_index) return;
+    batch.error = std::move(error);
+    batch.failed_index = index;
   }
 
   void take(Batch& batch, Media& media, MemoryBudget::Reservation& reservation) {
@@ -262,16 +269,17 @@ MediaLoader::Cancel MediaLoader::load(std::vector<std::string> urls, Done done) 
 }
 
 std::vector<Media> MediaLoader::load(std::vector<std::string> urls) {
-  std::promise<std::vector<Media>> promise;
-  auto result = promise.get_future();
-  load(std::move(urls), [&promise](std::exception_ptr error, std::vector<Media> media) {
-    if (error) {
-      promise.set_exception(error);
-    } else {
-      promise.set_value(std::move(media));
-    }
+  struct Result {
+    std::exception_ptr error;
+    std::vector<Media> media;
+  };
+  const auto promise = std::make_shared<std::promise<Result>>();
+  load(std::move(urls), [promise](std::exception_ptr error, std::vector<Media> media) {
+    promise->set_value({std::move(error), std::move(media)});
   });
-  return result.get();
+  Result result = promise->get_future().get();
+  if (result.error) std::rethrow_exception(std::move(result.error));
+  return std::move(result.media);
 }
 
 }  // namespace quern::server
